@@ -12,8 +12,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import DataConfig
+from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts import Case, Note
 from medhybrid.data.layouts.case import read_json
+from medhybrid.data.layouts.parts import part_of
 from medhybrid.errors import DataError, reason_of
 from medhybrid.names import printable_path
 from medhybrid.remote import local_copy
@@ -149,11 +151,7 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
     """
     path = splits_file(config)
     if path is not None:
-        known = {_normalise(c.name): c.name for c in cases}
-        folds = [
-            Fold(train=_named_alike(f.train, known), validation=_named_alike(f.validation, known))
-            for f in read_folds(path)
-        ]
+        folds = with_names_of(read_folds(path), [c.name for c in cases])
         check_folds(folds, cases, str(path))
         return folds, path.name
     if any(c.fold is not None for c in cases):
@@ -163,9 +161,19 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
     return make_folds(cases, config.n_folds, config.split_seed), f"drawn with seed {config.split_seed}"
 
 
+def with_names_of(folds: Sequence[Fold], cases: Sequence[str]) -> list[Fold]:
+    """Return folds with the names of cases as the dataset spells them."""
+    known = {_normalise(c): c for c in cases}
+    return [Fold(train=_named_alike(f.train, known), validation=_named_alike(f.validation, known)) for f in folds]
+
+
 def _named_alike(names: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names without duplicates, in the Unicode form of the case names."""
-    return tuple(dict.fromkeys(known.get(_normalise(n), n) for n in names))
+    """Return the names without duplicates, in the Unicode form of the case names; those of files are without suffix."""
+    return tuple(dict.fromkeys(known.get(_normalise(n)) or known.get(_normalise(_stem_of(n)), n) for n in names))
+
+
+def _stem_of(name: str) -> str:
+    return IMAGE_SUFFIX.sub("", name.replace("\\", "/").rpartition("/")[2])
 
 
 def _normalise(name: str) -> str:
@@ -212,18 +220,36 @@ def _notes_on_files(config: DataConfig) -> list[Note]:
 
 
 def read_folds(path: Path) -> list[Fold]:
-    """Read the folds of a file; raise `DataError` if it is damaged."""
+    """Read the folds of a file: a list of folds, folds by name, or one fold.
+
+    Cases for testing are on no side, or validate if no others do.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
     try:
         listed = read_json(path)
+        if isinstance(listed, dict):
+            is_fold = any(isinstance(names, list) for names in listed.values())
+            listed = [listed] if is_fold else [f for f in listed.values() if isinstance(f, dict)]
         if not listed:
             raise ValueError("an empty list")
-        return [Fold(train=tuple(f["train"]), validation=tuple(f.get("validation", f.get("val", ())))) for f in listed]
+        return [_fold_of({part_of(k) or k: names for k, names in f.items()}) for f in listed]
     except (DataError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise DataError(
             f"{path} is not a valid file of folds",
             expected='[{"train": [...], "validation": [...]}, ...]',
             found=reason_of(error),
         ) from error
+
+
+def _fold_of(sides: Mapping[str, Sequence[str]]) -> Fold:
+    train, validation = sides["train"], sides.get("validation") or sides["test" if "test" in sides else "validation"]
+    if any(isinstance(names, str | Mapping) for names in (train, validation)):
+        raise TypeError("sides of a fold that are no lists of names")
+    return Fold(train=tuple(train), validation=tuple(validation))
 
 
 def _listed_folds(cases: Sequence[Case]) -> list[Fold]:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from medhybrid.draft.words import CT_WORDS, MR_WORDS, OTHER_WORDS, folder_words, stem_of, words_of
+from medhybrid.draft.words import folder_words, names_sequence, stem_of, words_of
 
 MAX_WORDS = 4
 """Least number of separators in a name that is not that of a channel, but of folders and series."""
@@ -57,8 +57,8 @@ def without_groups(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, P
 def as_one_channel(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
     """Return the channel `image` where each case has one image, with identifiers in its name or in one of several folders.
 
-    Identifiers are dates, for example. Folders such as `subset0` and `subset1` are parts of a dataset, unless they name
-    sequences or modalities.
+    Identifiers are dates, for example, or words that no other case has. Folders such as `subset0` and `subset1` are parts of a
+    dataset, unless they name sequences or modalities.
     """
     names = {name for channels in found.values() for name in channels}
     is_single = all(len(channels) == 1 for channels in found.values())
@@ -70,9 +70,8 @@ def as_one_channel(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, P
         for name, path in channels.items()
     )
     are_numbered = len({re.sub(r"\d+", "", name) for name in names}) == 1 and not any(map(WEIGHTING.fullmatch, names))
-    are_parts = of_folders and (
-        are_numbered or not any(r.search(n) for n in names for r in (CT_WORDS, MR_WORDS, OTHER_WORDS))
-    )
-    if found and is_single and (is_long or are_identifiers or are_parts):
+    are_parts = of_folders and (are_numbered or not any(map(names_sequence, names)))
+    is_unique = len(found) > 2 and len(names) == len(found)
+    if found and is_single and (is_long or are_identifiers or are_parts or is_unique):
         return {mask: {"image": next(iter(channels.values()))} for mask, channels in found.items()}
     return found

@@ -5,66 +5,63 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, read_folds
+from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, Fold, read_folds, with_names_of
 from medhybrid.draft.draft import Draft
-from medhybrid.errors import DataError, MedHybridError
-from medhybrid.files import check_file
+from medhybrid.errors import DataError
 from medhybrid.names import printable_path
-from medhybrid.tables import decode_text
 
-MAX_LISTS, MAX_LIST_BYTES = 50, 1 << 20
-"""Largest number and size of text files that are read."""
+NAMES_FOLDS = re.compile(r"split|fold", re.IGNORECASE)
+"""Names of other files of folds than the usual ones."""
 
-LIST_SHARE = 0.8
-"""Share of the lines of a list of cases that are names of cases."""
+MAX_UNKNOWN = 0.2
+"""Largest share of the names in a file of folds that are no cases, as those of damaged files."""
 
 
 def with_folds(draft: Draft) -> Draft:
-    """Return a draft with the dataset's file of folds, if it is not the one that `data.splits` names by default."""
-    found = [draft.root / n for n in (SPLITS, NNUNET_SPLITS) if (draft.root / n).is_file()]
-    if not found or (found[0].name == SPLITS and not draft.table):
+    """Return a draft with the dataset's file of folds, if it is not the one that `data.splits` names by default.
+
+    Without a file of the usual names, the first one that names cases counts.
+    """
+    usual = [draft.root / n for n in (SPLITS, NNUNET_SPLITS) if (draft.root / n).is_file()]
+    if usual and usual[0].name == SPLITS and not draft.table:
         return draft
-    try:
-        folds = read_folds(found[0])
-        names = {n for fold in folds for n in (*fold.train, *fold.validation)}
-    except DataError as error:
-        return replace(draft, remarks=(*draft.remarks, f"{found[0].name} is not used: {error}"))
-    if unknown := sorted(names - set(draft.cases)):
-        message = (
-            f"the folds of {found[0].name} are not used: {len(unknown)} of its names are no cases, such as {unknown[0]}"
-        )
-        return replace(draft, remarks=(*draft.remarks, message))
+    others = sorted(p for p in draft.root.glob("*.json") if NAMES_FOLDS.search(p.name) and not p.name.startswith("."))
+    for path in usual[:1] or [*others, draft.root / "dataset.json"]:
+        try:
+            folds = with_names_of(read_folds(path), draft.cases)
+        except DataError as error:
+            if NAMES_FOLDS.search(path.name):
+                draft = _with_remark(draft, f"{printable_path(path.name)} is not used: {error}")
+            continue
+        if why := _why_unused(draft, folds):
+            if NAMES_FOLDS.search(path.name):
+                draft = _with_remark(draft, f"the folds of {printable_path(path.name)} are not used: {why}")
+            continue
+        named = {n for f in folds for n in (*f.train, *f.validation)}
+        if left := sorted(set(draft.cases) - named):
+            message = f"{len(left)} cases are in no fold of {printable_path(path.name)}, and are not used: {left[0]}"
+            draft = _with_remark(draft, message)
+        return replace(draft, splits=str(path) if draft.table else path.name)
+    return draft
+
+
+def _with_remark(draft: Draft, message: str) -> Draft:
+    return replace(draft, remarks=(*draft.remarks, message))
+
+
+def _why_unused(draft: Draft, folds: Sequence[Fold]) -> str:
+    """Return the reason why folds cannot be used; empty if they can."""
+    names = {n for f in folds for n in (*f.train, *f.validation)}
+    if len(unknown := sorted(names - set(draft.cases))) > MAX_UNKNOWN * len(names):
+        return f"{len(unknown)} of its names are no cases, such as {unknown[0]}"
+    if not all(f.train and f.validation for f in folds):
+        return "a fold has no cases for training or for validation"
     subjects = _subjects_of(draft)
     for fold in folds:
-        both = {subjects.get(n, n) for n in fold.train} & {subjects.get(n, n) for n in fold.validation}
-        if both:
-            message = (
-                f"the folds of {found[0].name} are not used: a subject is on both sides of one, such as {min(both)}"
-            )
-            return replace(draft, remarks=(*draft.remarks, message))
-    return replace(draft, splits=str(found[0]) if draft.table else found[0].name)
-
-
-def remarks_on_lists(root: Path, cases: Sequence[str]) -> tuple[str, ...]:
-    """Return remarks on text files that list names of cases, such as `train.txt`: they are not used."""
-    found, known = [], set(cases)
-    for path in sorted(root.rglob("*.txt"))[:MAX_LISTS]:
-        try:
-            check_file(path)
-            if path.stat().st_size > MAX_LIST_BYTES:
-                continue
-            lines = decode_text(path.read_bytes()).split("\n")
-        except (OSError, UnicodeError, MedHybridError):
-            continue
-        names = [Path(line.strip().split()[0].replace("\\", "/")).name.split(".")[0] for line in lines if line.strip()]
-        n_cases = sum(name in known for name in names)
-        if names and n_cases >= LIST_SHARE * len(names):
-            found.append(
-                f"{printable_path(path.relative_to(root))} lists {n_cases} cases, and is not used: give folds in splits.json"
-            )
-    return tuple(found[:3])
+        if both := {subjects.get(n, n) for n in fold.train} & {subjects.get(n, n) for n in fold.validation}:
+            return f"a subject is on both sides of one, such as {min(both)}"
+    return ""
 
 
 def _subjects_of(draft: Draft) -> dict[str, str]:

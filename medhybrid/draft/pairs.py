@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
+from medhybrid.draft.assign import assign_images
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.copies import without_copies
 from medhybrid.draft.mask_contents import masks_by_contents
@@ -93,6 +93,11 @@ class Pairs:
     channels: dict[str, int]
     left_out: tuple[str, ...] = ()
 
+    def with_channel(self, name: str) -> Pairs:
+        """Return the pairs with another name of their only channel."""
+        pairs = tuple(replace(p, images={name: next(iter(p.images.values()))}) for p in self.pairs)
+        return replace(self, pairs=pairs, channels={name: next(iter(self.channels.values()))})
+
 
 def mask_files(root: Path) -> list[Path]:
     """Return the files below a folder that have the names of masks, as relative paths."""
@@ -150,7 +155,7 @@ def find_pairs(
     of_images = (_common([words[p] for p in images], ODD) & IMAGE_WORDS) - _any([words[p] for p in masks], ODD)
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
     image_keys = {p: [w for w in words[p] if w not in of_images and w not in MASK_WORDS] for p in images}
-    assigned = _assign(mask_keys, image_keys, _common([words[p] for p in images]))
+    assigned = assign_images(mask_keys, image_keys, _common([words[p] for p in images]))
     found = without_groups({m: found for m, found in assigned.items() if found})
     found = as_one_channel(join_spellings(found))
     _refuse_two_kinds(mask_keys, found)
@@ -176,6 +181,14 @@ def find_pairs(
         return None
     several = Counter(name for channels in found.values() for name in channels)
     most = max(several.values())
+    if most == 1 and len(found) > 2:
+        mask, of = next(iter(found.items()))
+        raise DataError(
+            "the names of the images show no channels: each word is in the images of one case only",
+            expected="the same words for the same kind of image, such as T1 and FLAIR",
+            found=f"the channels {', '.join(sorted(of)[:3])} of {mask}",
+            remedy="list the files in a table cases.csv with the columns case, mask and one per channel",
+        )
     channels = {n: c for n, c in several.items() if c >= MIN_SHARE * most}
     left_out = [f"{len(testing)} files for testing, by the names of files or folders"] if testing else []
     if unnamed:
@@ -269,7 +282,7 @@ def _pairs(
 ) -> tuple[Pair, ...]:
     names = {m: _spelt_name(m, keys[m]) for m in found}
     parts = {m: _part_of_folders(m) for m in found}
-    has_parts = {"train", "validation"} <= set(parts.values())
+    has_parts = "validation" in parts.values() and len(set(parts.values())) > 1
     doubled = {n for n, c in Counter(names.values()).items() if c > 1}
     pairs = []
     for number, mask in enumerate(sorted(found), start=1):
@@ -326,98 +339,6 @@ def _rivals(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> list
         for key, found in doubled.items()
         if tuple(words[: len(key)]) == key and sum(m.parent == image.parent for m in found) != 1
     ]
-
-
-def _assign(
-    masks: dict[Path, list[str]], images: dict[Path, list[str]], shared: set[str]
-) -> dict[Path, dict[str, Path]]:
-    """Return channels and images of each mask: the mask with the most words that the image has all of, in their order.
-
-    Parameters
-    ----------
-    shared : set of str
-        Words of all images, which distinguish no cases.
-    """
-    by_word: dict[str, set[Path]] = {}
-    for mask, key in masks.items():
-        for word in key or [""]:
-            by_word.setdefault(word, set()).add(mask)
-    assigned: dict[Path, dict[str, Path]] = {m: {} for m in masks}
-    by_folder = _are_named_by_folders(masks, images, shared)
-    has_keys = sum(bool(key) for key in masks.values()) > 1
-    n_alike = Counter(stem for _, stem in {(i.parent, stem_of(i)) for i in images})  # `.hdr` and `.img` are one
-
-    def masks_for(image: Path, words: Sequence[str]) -> list[Path]:
-        counts = Counter(m for w in {*images[image], ""} for m in by_word.get(w, ()))
-        fitting = [m for m, n in counts.items() if n >= len(set(masks[m]) or {""}) and _fits(masks[m], words, shared)]
-        if has_keys:  # a mask without a name of its own fits images in its folder only
-            fitting = [m for m in fitting if masks[m] or image.parent == m.parent]
-        best = max((len(masks[m]) for m in fitting), default=0)
-        chosen = [m for m in fitting if len(masks[m]) == best]
-        if len(chosen) > 1:
-            chosen = [m for m in chosen if m.parent == image.parent] or chosen
-        return chosen
-
-    def assign(image: Path, mask: Path) -> None:
-        assigned[mask].setdefault(channel_of(image, mask), image)
-
-    def channel_of(image: Path, mask: Path) -> str:
-        rest = Counter(images[image]) - Counter(masks[mask])
-        spelt = {w.lower(): w for part in (*image.parts[:-1], stem_of(image)) for w in spelt_words(part)}
-        own, of_mask = Counter(words_of(stem_of(image))), Counter(masks[mask])
-        name = "_".join(spelt.get(w, w) for w in rest.elements() if not (w.isdecimal() and 0 < of_mask[w] >= own[w]))
-        return name or "image"
-
-    alone = []
-    for image, key in sorted(images.items()):
-        chosen = masks_for(image, key)
-        if len(chosen) == 1:
-            assign(image, chosen[0])
-        elif not chosen:
-            alone.append(image)
-    has_images = {m for m, found in assigned.items() if found}
-    n_beside = Counter(i.parent for i in alone)
-    # numbers in the names of folders, such as `CT-1`, count for nothing here
-    for image in () if by_folder else alone:
-        if n_alike[stem_of(image)] == 1:
-            of_file = words_of(stem_of(image))
-            chosen = [m for m in masks_for(image, [w for w in images[image] if w in of_file]) if masks[m]]
-            # a folder with images of several cases, as of a modality; that of one patient has another number than the case
-            if len(chosen) == 1 and (chosen[0] not in has_images or n_beside[image.parent] > 1):
-                assign(image, chosen[0])
-    return assigned
-
-
-def _are_named_by_folders(masks: dict[Path, list[str]], images: dict[Path, list[str]], shared: set[str]) -> bool:
-    """Return whether a mask has a number that is only in the folders of an image that it fits, as of a patient."""
-    by_number: dict[str, list[Path]] = {}
-    for mask, key in masks.items():
-        for word in key:
-            if word.isdecimal():
-                by_number.setdefault(word, []).append(mask)
-    for image, key in images.items():
-        own = set(words_of(stem_of(image)))
-        for word in {w for w in key if w.isdecimal() and w not in own and w not in shared}:
-            if any(_fits(masks[m], key, shared) for m in by_number.get(word, ())):
-                return True
-    return False
-
-
-def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
-    """Return whether an image has all words of a mask in their order, and no other number among the numbers of the mask.
-
-    Otherwise visit 2 of patient 1 would get the mask of visit 1 of patient 2 (`p_1_2` and `p_2_1`).
-    """
-    words = iter(image)
-    if not all(w in words for w in mask):  # each search starts after the word found before
-        return False
-    numbers = _numbers(mask)
-    return _numbers([w for w in image if w in mask or w not in shared])[: len(numbers)] == numbers
-
-
-def _numbers(words: Sequence[str]) -> list[str]:
-    """Return the numbers among words, without repeats of the one before, as in `slide_01/01_2`."""
-    return [number for number, _ in groupby(w for w in words if w.isdecimal())]
 
 
 def _named_tests(paths: Sequence[Path]) -> list[Path]:

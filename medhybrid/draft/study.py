@@ -18,33 +18,26 @@ from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
-from medhybrid.draft.folds import remarks_on_lists, with_folds
+from medhybrid.draft.folds import with_folds
 from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.label_maps import without_label_maps
 from medhybrid.draft.named_labels import labels_by_name
+from medhybrid.draft.pair_table import table_of_pairs, unique_names
 from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.series import series_folders
 from medhybrid.draft.stand_ins import lacked_channels
 from medhybrid.draft.studies import StudyRules, rules_of_studies
-from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
+from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.scans.raster import COLOURS, is_raster
 from medhybrid.scans.walk import Walk
 
-PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev)_")
-"""Words of folders for training and validation in the names of cases."""
-
 OTHER_PART = re.compile(r"(images|labels)(?!T[rs]$)", re.IGNORECASE)
 """Folders of cases beside `imagesTr` and `imagesTs`, such as `imagesVa`."""
-
-NO_CHANNEL = re.compile(
-    r"^(\d+|copy|backup|old|new|aug\w*|follow\w*|baseline|visit\w*|ses\w*|tp\d+)$|copy|backup", re.IGNORECASE
-)
-"""Names of optional channels that look like those of visits or copies."""
 
 TWO_FORMS = ([1, 255], [1, 65535])
 """Values of one label in masks of 0 and 1, and in masks that are to be looked at."""
@@ -90,10 +83,7 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         if pairs is None and not lists_files(root):
             pairs = find_pairs(root, by_contents=True)
         if pairs is not None:
-            draft = _draft_pairs(chosen, root, pairs)
-            unused = tuple(f"{printable_path(t.name)} is not used: {why_unused(t)}" for t in find_tables(root)[:3])
-            unused += remarks_on_lists(root, draft.cases)
-            return with_folds(replace(draft, remarks=(*draft.remarks, *unused)))
+            return with_folds(_draft_pairs(chosen, root, pairs, names))
         raise _nothing_found(root)
     if layout == "csv":
         table = table_of_cases(root)
@@ -123,7 +113,7 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
     ):
         remarks += (f"other folders are not used: {', '.join(map(printable_path, others[:6]))}",)
     source = names.path.name if names else "imagesTr and labelsTr"
-    base = _draft(chosen, root, layout, source, _unique(channels or ("image",)), names)
+    base = _draft(chosen, root, layout, source, unique_names(channels or ("image",)), names)
     return with_folds(replace(base, remarks=(*remarks, *base.remarks)))
 
 
@@ -180,7 +170,7 @@ def _draft(
     elif layout == "csv" and len(channels) == 1 and samples.n_channels > 1:
         channels = tuple(f"channel_{i}" for i in range(samples.n_channels))
     elif samples.n_channels and samples.n_channels != len(channels):
-        channels = _unique(
+        channels = unique_names(
             tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(samples.n_channels))
         )
     lacked = lacked_channels(samples.contents)
@@ -328,82 +318,30 @@ def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel
     return tuple(found), remarks
 
 
-def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
+def _draft_pairs(name: str, root: Path, pairs: Pairs, names: JsonNames | None) -> Draft:
     pairs = without_label_maps(root, without_other_grids(root, pairs))
-    order = tuple(sorted(pairs.channels, key=lambda c: (-pairs.channels[c], c)))
-    channels = _unique(tuple(_channel_name(c) for c in order))
-    plain = [PART_WORDS.sub("", p.case) if any(q.part for q in pairs.pairs) else p.case for p in pairs.pairs]
-    pattern, reason = subject_pattern(plain)
-    of_folders = subjects_of_folders([p.mask for p in pairs.pairs])
-    if of_folders is not None and pattern is not None:
-        if are_coarser(of_folders, plain, pattern):
-            pattern = None
-        else:
-            of_folders = None
-    if of_folders is not None:
-        reason = f"{len(set(of_folders))} folders are the subjects"
-    pairs, has_parts, divided = _without_divided_parts(pairs, plain, pattern, of_folders)
-    has_subjects = pattern is not None or of_folders is not None  # otherwise data.subject_pattern can still be set
-    optional_columns = [*(["subject"] if has_subjects else []), *(["split"] if has_parts else [])]
-    lines = [["case", *optional_columns, "mask", *channels]]
-    for i, (pair, text) in enumerate(zip(pairs.pairs, plain, strict=True)):
-        match = re.search(pattern, text) if pattern else None
-        subject = pair.case if of_folders is None else of_folders[i]
-        subject = f"{pair.part}_{match[1]}".strip("_") if match else subject  # numbers may start anew in each part
-        files = [str(root / pair.images[c]) if c in pair.images else "" for c in order]
-        values = [*([subject] if has_subjects else []), *([pair.part or "train"] if has_parts else [])]
-        lines.append([pair.case, *values, str(root / pair.mask), *files])
-    n = len(pairs.pairs)
-    optional = frozenset(c for c, original in zip(channels, order, strict=True) if pairs.channels[original] < n)
-    if len(optional) == len(channels):
-        optional = frozenset(channels[1:])
-    base = _draft(name, root, "csv", "pairs of images and masks", channels, None, lines=lines, optional=optional)
-    doubtful = [c for c in channels if c in optional and NO_CHANNEL.search(c)]
-    divided += (
-        [f"check the optional channels {', '.join(doubtful)}: their names are those of visits or copies"]
-        if doubtful
-        else []
+    if names and len(names.channels) == len(pairs.channels) == 1:
+        pairs = pairs.with_channel(names.channels[0])
+    table = table_of_pairs(root, pairs)
+    base = _draft(
+        name,
+        root,
+        "csv",
+        "pairs of images and masks",
+        table.channels,
+        names,
+        lines=table.lines,
+        optional=table.optional,
     )
+    others = [t for t in find_tables(root) if t.name not in table.used]
+    unused = tuple(f"{printable_path(t.name)} is not used: {why_unused(t)}" for t in others[:3])
     return replace(
         base,
-        table=_with_whole_files(lines, base),
+        table=_with_whole_files(table.lines, base),
         subject_pattern=None,
-        subject_reason=reason,
-        remarks=(*base.remarks, *divided, *pairs.left_out),
+        subject_reason=table.subject_reason,
+        remarks=(*base.remarks, *table.remarks, *unused, *pairs.left_out),
     )
-
-
-def _without_divided_parts(
-    pairs: Pairs, names: Sequence[str], pattern: str | None, of_folders: Sequence[str] | None
-) -> tuple[Pairs, bool, list[str]]:
-    """Return the pairs, without parts if subjects are in both; whether there are parts; and a remark.
-
-    Numbers may start anew in each part. Then cases of both have the same names; otherwise, an equal subject is one person.
-    """
-    has_parts = any(p.part for p in pairs.pairs)
-    if not has_parts:
-        return pairs, False, []
-    found = [
-        of_folders[i] if of_folders is not None else m[1] if pattern and (m := re.search(pattern, n)) else n
-        for i, n in enumerate(names)
-    ]
-    by_part: dict[str, tuple[set[str], set[str]]] = {}
-    for pair, name, subject in zip(pairs.pairs, names, found, strict=True):
-        cases, subjects = by_part.setdefault(pair.part or "train", (set(), set()))
-        cases.add(name)
-        subjects.add(subject)
-    if len(by_part) != 2:
-        return pairs, True, []
-    (cases, subjects), (other_cases, other_subjects) = by_part.values()
-    both = sorted(subjects & other_subjects)
-    if not both or cases & other_cases:
-        return pairs, True, []
-    plain = tuple(replace(p, part="") for p in pairs.pairs)
-    remark = (
-        f"the folders of training and validation are not used: {len(both)} subjects are in both, such as {both[0]}; folds are "
-        "drawn by subject"
-    )
-    return replace(pairs, pairs=plain), False, [remark]
 
 
 def _with_whole_files(lines: list[list[str]], draft: Draft) -> list[list[str]]:
@@ -468,16 +406,6 @@ def _subjects_of_studies(cases: Sequence[Case]) -> tuple[str | None, str]:
         if pattern is None or len(groups) > len(patients):  # the pattern would divide a patient
             return None, f"{len(patients)} patients in the DICOM headers"
     return pattern, reason if pattern else "each folder of the dataset is a subject"
-
-
-def _channel_name(text: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "image"
-
-
-def _unique(channels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names with numbers where several channels have the same one."""
-    plain = [c.strip() or f"channel_{i}" for i, c in enumerate(channels)]
-    return tuple(c if plain.count(c) == 1 else f"{c}_{plain[: i + 1].count(c)}" for i, c in enumerate(plain))
 
 
 def _nothing_found(root: Path) -> DataError:

@@ -50,8 +50,23 @@ SESSION_WORD = re.compile(
 )
 """The last part of a name that may tell scans of one person apart."""
 
-JOINED = re.compile(r"^(.*\d)(?:[lr]|o[ds]|tp\d+)$", re.IGNORECASE)
-"""A name that ends in a side, eye or time point after a number: `Image_01L`, `RET002OD`, `ms01tp2`."""
+SUFFIX = r"[a-dlr]|o[ds]|(?:tp|v|m|visit|month|ses)\d{1,3}|pre|post"
+"""Side, eye, time point or letter of a visit after the number of a person."""
+
+JOINED = re.compile(rf"^(.*\d)(?:{SUFFIX})$", re.IGNORECASE)
+"""A name that ends in one of these: `Image_01L`, `RET002OD`, `ms01tp2`, `P01b`."""
+
+PARTLY_JOINED = re.compile(rf"^(.*?\d)(?:{SUFFIX})?$", re.IGNORECASE)
+"""The same, beside names without it: `P01` and `P01b`."""
+
+AUGMENTED = (
+    r"orig(?:inal)?|aug(?:mented|mentation)?s?[_\-]?\d*|[hv]?flip(?:ped)?(?:[_\-]?(?:[hvxylr]|lr|ud))?\d*|mirror(?:ed)?"
+    r"|rot(?:ate[ds]?|ation)?[_\-]?-?\d*|nois[ey]\d*|blur(?:red)?\d*|bright\w*|contrast\d*|elastic\d*|zoom(?:ed)?\d*"
+)
+"""Words for copies of a scan that were made by augmentation, and for the original."""
+
+COPY_OF_SCAN = re.compile(rf"^(?:(?:{AUGMENTED})[_.\- ]+)*(.+?)(?:[_.\- ]+(?:{AUGMENTED}))*$", re.IGNORECASE)
+"""A name with any of these words at its ends: `001_flip`, `aug_2_001`."""
 
 SEQUENCE = r"e[ds]|t[12](?!\d)[^\W_]*|flair|adc|dwi|pd(?!\d)[^\W_]*"
 """Words for a phase of the heart, or a sequence of MR."""
@@ -112,11 +127,18 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
     tiles = Counter(m[1] for n in names if (m := PLACE.match(n)))
     are_tiles = len(tiles) > 1 and sum(tiles.values()) == len(names) and min(tiles.values()) > MAX_SCANS
     are_tiles = are_tiles and not any(END_OF_GROUP.search(t) or YEAR.search(t) for t in tiles)
-    for whole in (EXPORTED_COPY, TILE, *([PLACE] if are_tiles else []), VIDEO, PART_WORD, VISIT_FIRST, JOINED):
-        matched = [whole.match(n) for n in names]
-        subjects = Counter(m[1] for m in matched if m)
-        if names and all(matched) and 1 < len(subjects) < len(names):
-            return f"(?i){whole.pattern}", _reason(subjects)
+    for whole in (
+        EXPORTED_COPY,
+        COPY_OF_SCAN,
+        TILE,
+        *([PLACE] if are_tiles else []),
+        VIDEO,
+        PART_WORD,
+        VISIT_FIRST,
+        JOINED,
+    ):
+        if (found_by := _with_pattern(whole, names)) is not None:
+            return found_by
     for separator in ("_", "-", "."):
         end = _shared_end(names, separator)
         short = [n.removesuffix(end) for n in names]
@@ -134,7 +156,40 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
                 first = f"^({word}(?:{re.escape(separator)}{word}){{{n_more}}})"
                 return first, _reason(Counter(m[1] for n in names if (m := re.search(first, n))))
             return (f"^(.+){last}" if is_plain else f"^(.+?)(?:{last})?") + f"{re.escape(end)}$", _reason(groups)
+    if (found_by := _with_pattern(PARTLY_JOINED, names)) is not None:
+        return found_by
     return None, _doubt(names) or f"{EACH_IS_ONE}: the names show no subjects with several scans"
+
+
+def _with_pattern(whole: re.Pattern[str], names: Sequence[str]) -> tuple[str, str] | None:
+    """Return a pattern for subjects and the reason, if all names match and some share their first group; else None.
+
+    What the names share may again be that of a part, as of a visit with several slices: `P01_V1_slice_003`.
+    """
+    matched = [m for n in names if (m := whole.match(n))]
+    groups = [m[1] for m in matched]
+    if len(matched) < len(names) or not 1 < len(set(groups)) < len(names):
+        return None
+    plain = f"(?i){whole.pattern}"
+    inner, _ = subject_pattern(sorted(set(groups)))
+    if inner is not None:
+        wanted = [m[1] if (m := re.search(inner, g)) else g for g in groups]
+        for pattern in (inner, _composed(whole, inner), _composed(whole, inner.replace("(.+)", "(.+?)"))):
+            if [m[1] if (m := re.search(pattern, n)) else n for n in names] == wanted:
+                return pattern, _reason(Counter(wanted))
+    return plain, _reason(Counter(groups))
+
+
+def _composed(whole: re.Pattern[str], inner: str) -> str:
+    """Return a pattern whose first group is that of `inner` within the first group of `whole`."""
+    start = next(m.start() for m in re.finditer(r"\((?!\?)", whole.pattern))
+    depth = 0
+    for end in range(start, len(whole.pattern)):
+        depth += {"(": 1, ")": -1}.get(whole.pattern[end], 0)
+        if not depth:
+            break
+    inside = inner.removeprefix("(?i)").removeprefix("^").removesuffix("$")
+    return f"(?i){whole.pattern[:start]}(?:{inside}){whole.pattern[end + 1 :]}"
 
 
 def _doubt(names: Sequence[str]) -> str:
@@ -265,6 +320,8 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
     ):
         return None
     are_people = all(IDENTIFIER.search(first) for first, n in groups.items() if n > 1)
+    if all(IDENTIFIER.fullmatch(last) for _, last in parts) and not any(re.search(r"\d", first) for first in groups):
+        return None  # `CHUM-001`: a hospital and the number of a person
     if sum(several) < len(parts) / 2:
         # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end separates no cases
         is_alike = n_alike.most_common(1)[0][1] >= len(parts) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -162,7 +163,7 @@ def _joined(found: Sequence[FoundTable]) -> list[FoundTable]:
 
 def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[str]) -> CaseTable:
     table = with_split(table, images, printable_path(path.name))
-    case, subject = _column_named(table, CASE_WORDS, [mask, *images]), _subject_column(table, [mask, *images])
+    case, subject = _column_named(table, CASE_WORDS, [mask, *images]), subject_column(table, [mask, *images])
     fold = table.column("fold")
     split = split_column(table, images, printable_path(path.name))
     if fold and not split and all(part_of(row[fold]) for _, row in table.rows if not is_blank(row[fold])):
@@ -208,7 +209,7 @@ def _column_named(table: Table, words: Sequence[str], files: Sequence[str]) -> s
     return next((plain[w] for w in words if w in plain), None)
 
 
-def _subject_column(table: Table, files: Sequence[str]) -> str | None:
+def subject_column(table: Table, files: Sequence[str]) -> str | None:
     """Return the column of the subjects: one of `SUBJECT_WORDS`, or a word for a person beside words for an identifier."""
     if found := _column_named(table, SUBJECT_WORDS, files):
         return found
@@ -235,12 +236,12 @@ def _file_columns(table: Table, folder: Path) -> list[str]:
 
 
 def _is_file(folder: Path, cell: str) -> bool:
-    if "\0" in cell or len(cell) > 4_000:
+    if "\0" in cell:
         return False
     path = _path_of(folder, cell)
     if IMAGE_SUFFIX.search(cell) or DICOM_SUFFIX.search(cell):
-        return path.exists()
-    return ("/" in cell or "\\" in cell) and path.exists() and (not path.suffix or path.is_dir())
+        return os.path.exists(path)
+    return ("/" in cell or "\\" in cell) and os.path.exists(path) and (not path.suffix or os.path.isdir(path))
 
 
 def _are_rasters(table: Table, column: str) -> bool:
@@ -261,7 +262,7 @@ def why_unused(path: Path) -> str:
 def _path_of(folder: Path, cell: str) -> Path:
     """Return the path of a cell, which may have the separators of Windows."""
     path = folder / cell
-    return path if path.exists() else folder / cell.replace("\\", "/")
+    return path if os.path.exists(path) else folder / cell.replace("\\", "/")
 
 
 def _is_result(column: str) -> bool:

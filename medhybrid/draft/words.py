@@ -232,11 +232,16 @@ def names_dataset(folder: str) -> bool:
 
 
 def parts_named(folder: str) -> set[str]:
-    """Return the parts (`train`, `validation`, `test`) that a folder's name has words for, also beside numbers (`verse20test`).
+    """Return the parts (`train`, `validation`, `test`) that a folder's name has words for, also beside numbers (`verse20test`)
+    or in two words (`held_out`).
 
     A `Ts` within a word does not count: `BraTS`.
     """
-    words = {*(w for w in words_of(folder) if w != "ts"), *WORD.findall(folder.lower())}
+    listed = words_of(folder)
+    joined = (part_of("_".join(listed[i:k])) for i in range(len(listed)) for k in (i + 2, i + 3) if k <= len(listed))
+    if "test" in joined:
+        return {"test"}  # `held_out`, `external_validation`
+    words = {*(w for w in listed if w != "ts"), *WORD.findall(folder.lower())}
     plain = {letters for w in words for letters in re.findall(r"[^\W\d_]+", w) if letters != "ts"}
     found = {part for w in plain if (part := part_of(w))}
     return found | ({"test"} if TEST_WORDS & words else set())
@@ -274,3 +279,8 @@ def words_of(text: str) -> list[str]:
 def spelt_words(text: str) -> list[str]:
     """Return the words of a name as they are spelt."""
     return [w for piece in BORDER.split(text) for w in WORD.findall(piece)]
+
+
+def names_sequence(text: str) -> bool:
+    """Return whether a text has a word for a modality or a sequence of MR."""
+    return any(pattern.search(text) for pattern in (CT_WORDS, MR_WORDS, OTHER_WORDS))

@@ -80,6 +80,8 @@ def test_results_of_a_model_are_no_channels(tmp_path: Path, folder: str) -> None
     [
         *(("BraTS-GLI-00000-000", True), ("BraTS20", True), ("attest", True)),
         *((n, False) for n in ("imagesTs", "TestSet", "test", "ts", "test20", "testset", "verse20test")),
+        *((n, False) for n in ("held_out", "Hold-Out", "external_validation", "unseen", "independent test")),
+        *((n, True) for n in ("final", "external", "internal", "evaluation", "BraTS2021_TrainingData")),
     ],
 )
 def test_folders_for_testing_are_known_by_whole_words(tmp_path: Path, folder: str, is_used: bool) -> None:
@@ -271,3 +273,80 @@ def test_of_copies_in_two_formats_one_is_used(tmp_path: Path) -> None:
     pairs = find_pairs(tmp_path)
     assert pairs is not None
     assert pairs.left_out == ("4 files in another format than their copies, such as TIF/Ground Truth/1.tif",)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "others"),
+    [
+        (["train/images/{}.nii", "train/masks/{}.nii"], "val/images/{}.nii"),
+        (["images/train/{}.nii", "masks/train/{}.nii"], "images/val/{}.nii"),
+        (["labelled/{}.nii", "labelled/{}_mask.nii"], "unlabelled/{}.nii"),
+        (["siteA/images/{}.nii", "siteA/masks/{}.nii"], "siteB/images/{}.nii"),
+        (["patients/P{0}/P{0}_T1.nii", "patients/P{0}/P{0}_seg.nii"], "controls/P{0}/P{0}_T1.nii"),
+        (["patients/P{0}/t1.nii", "patients/P{0}/seg.nii"], "controls/P{0}/t1.nii"),
+        (["cohort1/sub-{0}/anat/sub-{0}_T1w.nii", "cohort1/sub-{0}/anat/sub-{0}_dseg.nii"],
+         "cohort2/sub-{0}/anat/sub-{0}_T1w.nii"),
+    ],
+)  # fmt: skip
+def test_images_of_others_with_the_same_names_are_no_channel(tmp_path: Path, labelled: list[str], others: str) -> None:
+    found = paired(tmp_path, [name.format(i) for i in (1, 2, 3) for name in (*labelled, others)])
+
+    image, mask = labelled
+    assert {m: list(of.values()) for m, of in found.items()} == {mask.format(i): [image.format(i)] for i in (1, 2, 3)}
+    assert len({c for of in found.values() for c in of}) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "images"),
+    [
+        ("CT/P{0}/seg.nii", {"CT": "CT/P{0}/image.nii", "PET": "PET/P{0}/image.nii"}),
+        ("masks/P{0}.nii", {"first": "first/P{0}.nii", "second": "second/P{0}.nii"}),
+    ],
+)
+def test_folders_of_one_case_are_its_channels(tmp_path: Path, mask: str, images: dict[str, str]) -> None:
+    found = paired(tmp_path, [name.format(i) for i in (1, 2) for name in (mask, *images.values())])
+
+    assert {m: sorted(of.values()) for m, of in found.items()} == {
+        mask.format(i): sorted(p.format(i) for p in images.values()) for i in (1, 2)
+    }
+
+
+@pytest.mark.parametrize("n_visits", [2, 3])
+def test_a_mask_without_a_name_gets_the_images_beside_it(tmp_path: Path, n_visits: int) -> None:
+    places = [(p, v) for p in (1, 2, 3) for v in range(1, n_visits + 1)]
+
+    found = paired(tmp_path, [n for p, v in places for n in (f"{p}/{v}/{p}_{v}.nii", f"{p}/{v}/seg.nii")])
+
+    assert found == {f"{p}/{v}/seg.nii": {"image": f"{p}/{v}/{p}_{v}.nii"} for p, v in places}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("P{0}/P{0}_{1}/P{0}.nii", "P{0}/P{0}_seg/P{0}.nii"),
+        ("P{0}/V1/P{0}_V1_{1}.nii", "P{0}/V1/seg.nii"),
+        ("P{0}/V1/P{0}_V1_{1}.nii", "P{0}/V1/P{0}_V1_seg.nii"),
+        ("P{0}/{1}/P{0}_{1}.nii", "P{0}/P{0}_seg.nii"),
+    ],
+)
+def test_words_that_folders_and_files_repeat_are_no_channels(tmp_path: Path, image: str, mask: str) -> None:
+    names = [image.format(i, c) for i in (1, 2) for c in ("T1", "T2")] + [mask.format(i) for i in (1, 2)]
+
+    found = paired(tmp_path, names)
+
+    assert found == {mask.format(i): {c: image.format(i, c) for c in ("T1", "T2")} for i in (1, 2)}
+
+
+@pytest.mark.parametrize("other", ["val", "evaluation", "internal_validation", "ValidationSet"])
+@pytest.mark.parametrize("training", ["train", "cases"])
+def test_folders_for_validation_are_a_part_beside_any_others(tmp_path: Path, training: str, other: str) -> None:
+    paired(
+        tmp_path,
+        [f"{f}/{kind}/{f[0]}{i}.nii" for f in (training, other) for kind in ("images", "masks") for i in (1, 2)],
+    )
+
+    pairs = find_pairs(tmp_path)
+
+    assert pairs is not None
+    assert {p.mask.parts[0]: p.part for p in pairs.pairs}[other] == "validation"
+    assert {p.part for p in pairs.pairs if p.mask.parts[0] == training} <= {"train", ""}

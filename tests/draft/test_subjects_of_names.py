@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,51 @@ def test_visits_and_phases_of_any_number_of_people_are_grouped(people: set[int],
     assert subjects_by_name(list(truth)) == truth
 
 
+@given(
+    form=st.sampled_from(
+        [
+            ("P{:02d}_V{}", range(1, 3)),
+            ("P{:02d}{}", "ab"),
+            ("P{:02d}v{}", range(1, 3)),
+            ("ADNI{:02d}M{}", ("00", "12")),
+            ("{:03d}_{}", ("2019-01-07", "2020-02-03")),
+            ("P{:02d}_{}", ("left", "right")),
+        ]
+    ),
+    part=st.sampled_from(["", "_slice_{:03d}", "_z{}", "-frame{:02d}", "_x0_y{}", "_aug{}"]),
+    people=st.sets(st.integers(1, 60), min_size=2, max_size=5),
+)
+def test_parts_of_visits_are_of_one_person(form: tuple[str, Any], part: str, people: set[int]) -> None:
+    names = {form[0].format(p, v) + part.format(z): p for p in people for v in form[1] for z in range(3 if part else 1)}
+
+    found = subjects_by_name(list(names))
+
+    assert len(set(found.values())) == len(people)
+    assert all(len({found[n] for n, p in names.items() if p == q}) == 1 for q in people)
+
+
+@pytest.mark.parametrize(
+    "copies",
+    [("{}", "{}_flip", "{}_rot90"), ("original_{}", "hflip_{}", "rotated_{}"), ("{}", "aug_1_{}"), ("{}", "{}_noisy")],
+)
+@pytest.mark.parametrize("name", ["{:03d}", "P{:02d}_V1", "scan{}"])
+def test_augmented_copies_stay_with_their_original(copies: tuple[str, ...], name: str) -> None:
+    truth = {c.format(name.format(i)): i for i in range(1, 6) for c in copies}
+
+    found = subjects_by_name(list(truth))
+
+    assert {i: len({found[n] for n, of in truth.items() if of == i}) for i in range(1, 6)} == dict.fromkeys(
+        range(1, 6), 1
+    )
+    assert len(set(found.values())) == 5
+
+
+def test_hospitals_with_numbers_of_people_are_no_subjects() -> None:
+    names = [f"{site}-{i:03d}" for site in ("CHUM", "CHUP", "MDA") for i in range(1, 5)]
+
+    assert subjects_by_name(names) == {n: n for n in names}
+
+
 def write_parts(root: Path, train: list[str], val: list[str]) -> Initialised:
     """Write images and masks in `train/` and `val/`, and return the draft."""
     for part, names in (("train", train), ("val", val)):
@@ -81,7 +127,9 @@ def test_subjects_in_the_folders_of_both_parts_give_no_parts_and_a_remark(tmp_pa
 
     assert [c.fold for c in cases] == [None] * 5
     assert [(c.name[-4:], c.subject) for c in cases] == [(n, n[:2]) for n in ("p1_a", "p1_b", "p2_a", "p2_b", "p3_a")]
-    remark = "folders of training and validation are not used: 1 subjects are in both, such as p2; folds are drawn by subject"
+    remark = (
+        "parts for training and validation are not used: 1 subjects are in both, such as p2; folds are drawn by subject"
+    )
     assert any(r.endswith(remark) for r in made.draft.remarks)
 
 

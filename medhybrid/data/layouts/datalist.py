@@ -87,7 +87,7 @@ def only_datalist(root: Path) -> Path:
 
 
 def _is_datalist(path: Path) -> bool:
-    """Return whether a file lists cases with images. In `dataset.json`, any list `training` counts."""
+    """Return whether a file lists cases with images. In `dataset.json`, any list `training` counts but one of plain names."""
     try:
         parts = _parts_of(read_json(path))
     except DataError:
@@ -95,7 +95,9 @@ def _is_datalist(path: Path) -> bool:
             raise
         return False
     training = parts["training"]
-    return training is not None and (path.name == "dataset.json" or any(_image_files(e) for e in training))
+    if training is None or (training and all(isinstance(e, str) for e in training)):
+        return False
+    return path.name == "dataset.json" or any(_image_files(e) for e in training)
 
 
 def _parts_of(values: object) -> dict[str, list[Any] | None]:

@@ -18,22 +18,31 @@ SPLIT_NAMES = ("split", "set", "subset", "partition")
 
 PARTS = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "validating", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "ts", "holdout", "heldout"), "test"),
+    **dict.fromkeys(
+        ("val", "valid", "validation", "validate", "validating", "dev", "eval", "evaluation", "tuning"), "validation"
+    ),
+    **dict.fromkeys(("test", "testing", "ts", "holdout", "heldout", "unseen"), "test"),
 }
 """Words for the three parts, in lower case and without separators and `FILLERS`."""
 
 FILLERS = re.compile(r"(?<=.)(dataset|subset|set|data|cohort|cases|case|split|part|group|scans|images)$")
 
+OUTSIDE = re.compile(r"^(external|independent|unseen|blind|hidden|final)(?=.)|(?<=.)(external|independent|unseen)$")
+"""Words beside one for a part that make it a part for testing: `external_validation`."""
+
 SHOWN = 5
 
 
 def part_of(text: object) -> str | None:
-    """Return the part that a word such as `train`, `Test set` or `hold-out` means; None for another word."""
+    """Return the part that words such as `train`, `Test set` or `external validation` mean; None for others."""
     if not isinstance(text, str):
         return None
     word = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
-    return PARTS.get(word) or PARTS.get(FILLERS.sub("", word))
+    plain = FILLERS.sub("", word)
+    if found := PARTS.get(word) or PARTS.get(plain):
+        return found
+    found = PARTS.get(FILLERS.sub("", OUTSIDE.sub("", plain.removeprefix("internal"))))
+    return "test" if found == "validation" and OUTSIDE.search(plain) else found
 
 
 def fold_or_part(cases: Sequence[tuple[Case, str | None]], column: str, where: str) -> tuple[list[Case], list[Note]]:

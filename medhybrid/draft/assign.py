@@ -1,0 +1,159 @@
+"""Assignment of images to masks by the words of their paths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from medhybrid.draft.words import (
+    IMAGE_WORDS,
+    MASK_WORDS,
+    names_sequence,
+    spelt_words,
+    stem_of,
+    words_of,
+)
+
+Words = Mapping[Path, Sequence[str]]
+"""Words of each path that distinguish cases, in lower case."""
+
+
+def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, dict[str, Path]]:
+    """Return channels and images of each mask: the mask with the most words that the image has all of, in their order.
+
+    A mask without a name of its own, such as `seg.nii`, gets the images in its folder.
+
+    Parameters
+    ----------
+    shared : set of str
+        Words of all images, which distinguish no cases.
+    """
+    by_word: dict[str, set[Path]] = {}
+    for mask, key in masks.items():
+        for word in key or [""]:
+            by_word.setdefault(word, set()).add(mask)
+    assigned: dict[Path, dict[str, Path]] = {m: {} for m in masks}
+    by_folder = _are_named_by_folders(masks, images, shared)
+    has_keys = sum(bool(key) for key in masks.values()) > 1
+    n_alike = Counter(stem for _, stem in {(i.parent, stem_of(i)) for i in images})  # `.hdr` and `.img` are one
+    only_mask = _nameless_masks(masks)
+
+    def masks_for(image: Path, words: Sequence[str]) -> list[Path]:
+        if image.parent in only_mask:
+            return [only_mask[image.parent]]
+        counts = Counter(m for w in {*images[image], ""} for m in by_word.get(w, ()))
+        fitting = [m for m, n in counts.items() if n >= len(set(masks[m]) or {""}) and _fits(masks[m], words, shared)]
+        if has_keys:  # a mask without a name of its own fits images in its folder only
+            fitting = [m for m in fitting if masks[m] or image.parent == m.parent]
+        best = max((len(masks[m]) for m in fitting), default=0)
+        chosen = [m for m in fitting if len(masks[m]) == best]
+        if len(chosen) > 1:
+            chosen = [m for m in chosen if m.parent == image.parent] or chosen
+        return chosen
+
+    def assign(image: Path, mask: Path) -> None:
+        assigned[mask].setdefault(_channel_of(image, images[image], masks[mask]), image)
+
+    alone = []
+    for image, key in sorted(images.items()):
+        chosen = masks_for(image, key)
+        if len(chosen) == 1:
+            assign(image, chosen[0])
+        elif not chosen:
+            alone.append(image)
+    has_images = {m for m, found in assigned.items() if found}
+    n_beside = Counter(i.parent for i in alone)
+    # numbers in the names of folders, such as `CT-1`, count for nothing here
+    for image in () if by_folder else alone:
+        if n_alike[stem_of(image)] == 1:
+            of_file = words_of(stem_of(image))
+            chosen = [m for m in masks_for(image, [w for w in images[image] if w in of_file]) if masks[m]]
+            # a folder with images of several cases, as of a modality; that of one patient has another number than the case
+            if len(chosen) == 1 and (chosen[0] not in has_images or n_beside[image.parent] > 1):
+                assign(image, chosen[0])
+    return {mask: _without_others(mask, masks[mask], found) for mask, found in assigned.items()}
+
+
+def _nameless_masks(masks: Words) -> dict[Path, Path]:
+    """Return folder to its only mask, if the name of the mask has no other words than those for masks or images."""
+    in_folder: dict[Path, list[Path]] = {}
+    for mask in masks:
+        in_folder.setdefault(mask.parent, []).append(mask)
+    return {
+        folder: found[0]
+        for folder, found in in_folder.items()
+        if len(found) == 1 and all(w in MASK_WORDS or w in IMAGE_WORDS for w in words_of(stem_of(found[0])))
+    }
+
+
+def _channel_of(image: Path, words: Sequence[str], of_mask: Sequence[str]) -> str:
+    """Return the words of an image that its mask does not have, or `image`.
+
+    Words that are repeated in folders and file count once.
+    """
+    rest = Counter(words) - Counter(of_mask)
+    spelt = {w.lower(): w for part in (*image.parts[:-1], stem_of(image)) for w in spelt_words(part)}
+    own, n_in_mask = Counter(words_of(stem_of(image))), Counter(of_mask)
+    names = [w for w in rest if not n_in_mask[w] or (w.isdecimal() and n_in_mask[w] < own[w])]
+    return "_".join(spelt.get(w, w) for w in names) or "image"
+
+
+def _without_others(mask: Path, key: Sequence[str], found: dict[str, Path]) -> dict[str, Path]:
+    """Return the channels of a mask without images of other cases of the same name, such as `siteB/01` beside `siteA/01`.
+
+    These are in other folders than the mask, above the name of the case, while another image is in one with it. Folders of
+    sequences and modalities are not those of other cases.
+    """
+    of_mask = _folders_above(mask, key)
+    folders = {channel: _folders_above(image, key) for channel, image in found.items()}
+    most = max((len(of_mask & above) for above in folders.values()), default=0)
+    return {
+        channel: image
+        for channel, image in found.items()
+        if len(of_mask & folders[channel]) == most or any(map(names_sequence, folders[channel] - of_mask))
+    }
+
+
+def _folders_above(path: Path, key: Sequence[str]) -> set[str]:
+    """Return the words of the folders of a path above the first one with a word of the name of the case."""
+    words: set[str] = set()
+    for folder in path.parts[:-1]:
+        found = words_of(folder)
+        if not set(key).isdisjoint(found):
+            break
+        words |= set(found)
+    return words
+
+
+def _are_named_by_folders(masks: Words, images: Words, shared: set[str]) -> bool:
+    """Return whether a mask has a number that is only in the folders of an image that it fits, as of a patient."""
+    by_number: dict[str, list[Path]] = {}
+    for mask, key in masks.items():
+        for word in key:
+            if word.isdecimal():
+                by_number.setdefault(word, []).append(mask)
+    for image, key in images.items():
+        own = set(words_of(stem_of(image)))
+        for word in {w for w in key if w.isdecimal() and w not in own and w not in shared}:
+            if any(_fits(masks[m], key, shared) for m in by_number.get(word, ())):
+                return True
+    return False
+
+
+def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
+    """Return whether an image has all words of a mask in their order, and no other number among the numbers of the mask.
+
+    Otherwise visit 2 of patient 1 would get the mask of visit 1 of patient 2 (`p_1_2` and `p_2_1`).
+    """
+    words = iter(image)
+    if not all(w in words for w in mask):  # each search starts after the word found before
+        return False
+    numbers = _numbers(mask)
+    return _numbers([w for w in image if w in mask or w not in shared])[: len(numbers)] == numbers
+
+
+def _numbers(words: Sequence[str]) -> list[str]:
+    """Return the numbers among words, without repeats of the one before, as in `slide_01/01_2`."""
+    return [number for number, _ in groupby(w for w in words if w.isdecimal())]

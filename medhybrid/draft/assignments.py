@@ -1,0 +1,165 @@
+"""Subjects, parts and folds that a dataset gives to its cases by name: in a table, or in lists such as `train.txt`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medhybrid.data.layouts.parts import part_of
+from medhybrid.data.layouts.table import is_blank, split_column, with_split
+from medhybrid.draft.tables import subject_column
+from medhybrid.draft.words import stem_of
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.files import check_file
+from medhybrid.names import printable_path
+from medhybrid.tables import Table, decode_text, read_table
+
+MAX_LISTS, MAX_LIST_BYTES = 50, 1 << 20
+"""Largest number and size of text files that are read."""
+
+LIST_SHARE = 0.8
+"""Share of the names of a list or table that are those of cases."""
+
+TABLES, LISTS = ("*.[cC][sS][vV]", "*.[tT][sS][vV]"), "*.txt"
+
+
+@dataclass(slots=True)
+class Assignments:
+    """Values of cases by the name of the case; empty where the dataset gives none.
+
+    Attributes
+    ----------
+    subjects, parts, folds : dict
+        Subject; `train`, `validation` or `test`; number of the fold in which the case validates.
+    used : set of str
+        Names of the tables and lists that are used.
+    remarks : list of str
+        What is used, and what is not, with the reason.
+    """
+
+    subjects: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    remarks: list[str] = field(default_factory=list)
+
+
+def find_assignments(root: Path, cases: Mapping[str, Iterable[str]]) -> Assignments:
+    """Find the subjects, parts and folds of all cases in the tables and lists of names of a folder.
+
+    What is given for some cases only is not used. The first table or set of lists that gives a value counts.
+
+    Parameters
+    ----------
+    cases : mapping
+        Case to other names that it may have: those of its files without suffix, and its subject.
+    """
+    found = Assignments()
+    known = _known_names(cases)
+    for path in sorted(p for pattern in TABLES for p in root.glob(pattern) if not p.name.startswith(".")):
+        try:
+            _read_one(path, known, cases, found)
+        except DataError as error:
+            found.remarks.append(f"{printable_path(path.name)} is not used: {error}")
+    _read_lists(root, known, cases, found)
+    return found
+
+
+def _known_names(cases: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """Return each name, without regard to case, to the cases that have it; names of all cases are left out."""
+    known: dict[str, set[str]] = {}
+    for case, others in cases.items():
+        for name in {case, *others}:
+            known.setdefault(name.casefold(), set()).add(case)
+    return {name: of for name, of in known.items() if len(of) < len(cases) or len(cases) == 1}
+
+
+def _plain(text: str) -> str:
+    """Return the name of a cell or line, which may be the path of a file."""
+    return stem_of(Path(text.strip().replace("\\", "/"))).casefold()
+
+
+def _read_one(
+    path: Path, known: Mapping[str, set[str]], cases: Mapping[str, Iterable[str]], found: Assignments
+) -> None:
+    table = read_table(path)
+    named = {c: [known.get(_plain(row[c]), set()) for _, row in table.rows] for c in table.columns if c}
+    n_named = {c: len(set().union(*of)) for c, of in named.items() if of}
+    key = max(n_named, key=lambda c: n_named[c], default="")
+    if not key or n_named[key] < 2 or sum(map(bool, named[key])) < LIST_SHARE * len(table.rows) / 2:
+        return
+    table = with_split(table, [key], path.name)
+    columns = {
+        "subjects": subject_column(table, [key]),
+        "parts": split_column(table, [key], path.name) or None,
+        "folds": table.column("fold"),
+    }
+    given = {kind: c for kind, c in columns.items() if c and c != key and not getattr(found, kind)}
+    used = [kind for kind, c in given.items() if _take(path.name, kind, c, table, named[key], cases, found)]
+    if used:
+        found.used.add(path.name)
+        found.remarks.append(f"{' and '.join(used)} are those of {printable_path(path.name)}")
+
+
+def _take(
+    name: str,
+    kind: str,
+    column: str,
+    table: Table,
+    named: Sequence[set[str]],
+    cases: Mapping[str, Iterable[str]],
+    found: Assignments,
+) -> bool:
+    """Add the values of a column, if all cases have one each; otherwise a remark. Return whether they were added."""
+    values: dict[str, set[str]] = {}
+    for (_, row), of in zip(table.rows, named, strict=True):
+        cell = row[column]
+        value = "" if is_blank(cell) else part_of(cell) or "" if kind == "parts" else cell
+        for case in of if value else ():
+            values.setdefault(case, set()).add(value)
+    shown = f"the column {column} of {printable_path(name)} is not used"
+    if several := sorted(case for case, of in values.items() if len(of) > 1):
+        found.remarks.append(f"{shown}: it has several values for {several[0]}")
+    elif absent := sorted(set(cases) - set(values)):
+        found.remarks.append(f"{shown}: it has no value for {len(absent)} of {len(cases)} cases, such as {absent[0]}")
+    elif kind == "folds" and not all(next(iter(of)).lstrip("-").isdecimal() for of in values.values()):
+        found.remarks.append(f"{shown}: its values are no numbers of folds")
+    else:
+        getattr(found, kind).update({case: next(iter(of)) for case, of in values.items()})
+        return True
+    return False
+
+
+def _read_lists(
+    root: Path, known: Mapping[str, set[str]], cases: Mapping[str, Iterable[str]], found: Assignments
+) -> None:
+    """Add the parts of lists such as `train.txt` and `val.txt`, if they name each case once; otherwise remarks."""
+    listed: dict[Path, set[str]] = {}
+    for path in sorted(root.rglob(LISTS))[:MAX_LISTS]:
+        names = [_plain(line.split()[0]) for line in _lines(path) if line.strip()]
+        if names and sum(n in known for n in names) >= LIST_SHARE * len(names):
+            listed[path] = set().union(*(known.get(n, set()) for n in names))
+    parts = {path: part_of(path.stem) for path in listed}
+    counts = Counter(case for of in listed.values() for case in of)
+    is_whole = set(counts) == set(cases) and set(counts.values()) == {1}
+    is_clear = None not in parts.values() and len(set(parts.values())) == len(parts) > 1
+    shown = [printable_path(p.relative_to(root)) for p in listed]
+    if is_whole and is_clear and not found.parts:
+        found.parts = {case: parts[path] or "" for path, of in listed.items() for case in of}
+        found.remarks.append(f"parts are those of {', '.join(shown)}")
+        return
+    found.remarks += [
+        f"{name} lists {len(of)} cases, and is not used: give folds in splits.json"
+        for name, of in list(zip(shown, listed.values(), strict=True))[:3]
+    ]
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text file; none if it is large or cannot be read."""
+    try:
+        check_file(path)
+        return decode_text(path.read_bytes()).split("\n") if path.stat().st_size <= MAX_LIST_BYTES else []
+    except (OSError, UnicodeError, MedHybridError):
+        return []

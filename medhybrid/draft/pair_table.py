@@ -1,0 +1,139 @@
+"""Table of cases for pairs of images and masks, with the subject, part and fold of each case."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.draft.assignments import Assignments, find_assignments
+from medhybrid.draft.pairs import Pairs
+from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
+from medhybrid.draft.words import stem_of
+
+PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev|eval|evaluation)_")
+"""Words of folders for training and validation in the names of cases."""
+
+NO_CHANNEL = re.compile(
+    r"^(\d+|copy|backup|old|new|aug\w*|follow\w*|baseline|visit\w*|ses\w*|tp\d+)$|copy|backup", re.IGNORECASE
+)
+"""Names of optional channels that look like those of visits or copies."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairTable:
+    """Lines of a table of cases, with the names of the columns first.
+
+    Attributes
+    ----------
+    optional : frozenset of str
+        Channels that some cases lack.
+    subject_reason : str
+        What tells the subjects.
+    used : frozenset of str
+        Names of the dataset's tables that give subjects, parts or folds.
+    """
+
+    lines: list[list[str]]
+    channels: tuple[str, ...]
+    optional: frozenset[str]
+    subject_reason: str
+    remarks: tuple[str, ...]
+    used: frozenset[str]
+
+
+def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
+    """Return the table of pairs.
+
+    Subjects are those of the dataset's table, of the names of the cases, or of folders. The cases of a subject in both parts
+    make the parts useless: these are then not used.
+    """
+    order = tuple(sorted(pairs.channels, key=lambda c: (-pairs.channels[c], c)))
+    channels = unique_names(tuple(re.sub(r"[^\w.+-]+", "_", c).strip("_") or "image" for c in order))
+    cases = [p.case for p in pairs.pairs]
+    plain = [PART_WORDS.sub("", c) if any(p.part for p in pairs.pairs) else c for c in cases]
+    found, reason = _subjects(pairs, plain)
+    others = {
+        p.case: {stem_of(f) for f in (p.mask, *p.images.values())} | ({found[i]} if found else set())
+        for i, p in enumerate(pairs.pairs)
+    }
+    given = find_assignments(root, others)
+    if given.subjects:
+        found, reason = (
+            [given.subjects[c] for c in cases],
+            f"{len(set(given.subjects.values()))} subjects of the dataset's table",
+        )
+    parts = {p.case: p.part for p in pairs.pairs}
+    remarks = list(given.remarks)
+    if any(parts.values()):
+        parts, divided = _undivided_parts(parts, plain, found or plain)
+        remarks += divided
+    elif given.parts:
+        parts, divided = _undivided_parts(given.parts, cases, found or cases)
+        remarks += divided
+    columns = {
+        "subject": _named_by_part(found, cases, parts, given) if found else None,
+        "split": [parts[c] or "train" for c in cases] if any(parts.values()) else None,
+        "fold": [given.folds[c] for c in cases] if given.folds else None,
+    }
+    used = {name: values for name, values in columns.items() if values is not None and name not in channels}
+    lines = [["case", *used, "mask", *channels]]
+    for i, pair in enumerate(pairs.pairs):
+        files = [str(root / pair.images[c]) if c in pair.images else "" for c in order]
+        lines.append([pair.case, *(values[i] for values in used.values()), str(root / pair.mask), *files])
+    optional = frozenset(c for c, name in zip(channels, order, strict=True) if pairs.channels[name] < len(cases))
+    if len(optional) == len(channels):
+        optional = frozenset(channels[1:])
+    if doubtful := [c for c in channels if c in optional and NO_CHANNEL.search(c)]:
+        remarks.append(f"check the optional channels {', '.join(doubtful)}: their names are those of visits or copies")
+    return PairTable(lines, channels, optional, reason, tuple(remarks), frozenset(given.used))
+
+
+def unique_names(channels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names with numbers where several channels have the same one."""
+    plain = [c.strip() or f"channel_{i}" for i, c in enumerate(channels)]
+    return tuple(c if plain.count(c) == 1 else f"{c}_{plain[: i + 1].count(c)}" for i, c in enumerate(plain))
+
+
+def _subjects(pairs: Pairs, names: Sequence[str]) -> tuple[list[str] | None, str]:
+    """Return the subject of each pair by its name or folder, or None if each is one; and the reason."""
+    pattern, reason = subject_pattern(names)
+    of_folders = subjects_of_folders([p.mask for p in pairs.pairs])
+    if of_folders is not None and (pattern is None or are_coarser(of_folders, names, pattern)):
+        return of_folders, f"{len(set(of_folders))} folders are the subjects"
+    if pattern is None:
+        return None, reason  # data.subject_pattern can still be set
+    return [m[1] if (m := re.search(pattern, n)) else n for n in names], reason
+
+
+def _named_by_part(
+    subjects: Sequence[str], cases: Sequence[str], parts: Mapping[str, str], given: Assignments
+) -> list[str]:
+    """Return the subjects with the word of their part, if folders tell it: numbers may start anew in each part."""
+    if given.subjects or given.parts:
+        return list(subjects)
+    return [f"{parts[c]}_{s}".strip("_") for c, s in zip(cases, subjects, strict=True)]
+
+
+def _undivided_parts(
+    parts: Mapping[str, str], names: Sequence[str], subjects: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the parts of cases, without them if subjects are in both of training and validation; and a remark.
+
+    Numbers may start anew in each part. Then cases of both have the same names; otherwise, an equal subject is one person.
+    """
+    by_part: dict[str, tuple[set[str], set[str]]] = {"train": (set(), set()), "validation": (set(), set())}
+    for part, name, subject in zip(parts.values(), names, subjects, strict=True):
+        of_cases, of_subjects = by_part.get(part or "train", (set(), set()))
+        of_cases.add(name)
+        of_subjects.add(subject)
+    (cases, own), (other_cases, others) = by_part.values()
+    both = sorted(own & others)
+    if not both or cases & other_cases:
+        return dict(parts), []
+    remark = (
+        f"the parts for training and validation are not used: {len(both)} subjects are in both, such as {both[0]}; folds are "
+        "drawn by subject"
+    )
+    return {case: "test" if part == "test" else "" for case, part in parts.items()}, [remark]

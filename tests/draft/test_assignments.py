@@ -1,0 +1,145 @@
+"""Subjects, parts and folds that a dataset gives by the names of its cases are used, or the reason is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medhybrid.data.layouts import list_dataset
+from medhybrid.data.splits import load_folds
+from medhybrid.steps.init import Initialised, init_study
+from tests.draft.test_draft import write_pair
+
+CASES = ("a1", "a2", "b1", "b2", "c1", "c2")
+PARTS = dict(zip(CASES, ("train", "train", "train", "val", "test", "test"), strict=True))
+
+
+def by_part(part: str) -> list[str]:
+    return [c for c, p in PARTS.items() if p == part]
+
+
+def drafted(root: Path) -> Initialised:
+    for i, case in enumerate(CASES):
+        write_pair(root, f"images/{case}.nii.gz", f"masks/{case}.nii.gz", i)
+    return init_study(root, root.parent / "study.yaml")
+
+
+def table(header: str, line: str) -> Callable[[Path], object]:
+    lines = [line.format(c=c, part=p, person=c[0]) for c, p in PARTS.items()]
+    return lambda root: (root / "any.csv").write_text("\n".join([header, *lines]))
+
+
+def lists(form: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        for part in ("train", "val", "test"):
+            (root / form.format(part)).parent.mkdir(exist_ok=True)
+            (root / form.format(part)).write_text("\n".join(f"images/{c}.nii.gz" for c in by_part(part)))
+
+    return write
+
+
+def objects(name: str, make: Callable[[dict[str, list[str]]], object]) -> Callable[[Path], object]:
+    parts = {part: by_part(part) for part in ("train", "val", "test")}
+    return lambda root: (root / name).write_text(json.dumps(make(parts)))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        table("name,split", "{c},{part}"),
+        table("id;Subset;age", "images/{c}.nii.gz;{part} set;70"),
+        lists("{}.txt"),
+        lists("splits/{}_set.txt"),
+        objects("splits.json", lambda p: p),
+        objects("split.json", lambda p: {k: [f"{n}.nii.gz" for n in v] for k, v in p.items()}),
+        objects("data_splits.json", lambda p: {"training": p["train"], "validation": p["val"], "testing": p["test"]}),
+        objects("folds.json", lambda p: {"fold_0": {"train": p["train"], "val": p["val"]}}),
+        objects("dataset.json", lambda p: {"labels": {"background": 0, "x": 1}, "train": p["train"], "val": p["val"]}),
+    ],
+)
+def test_parts_of_cases_are_used(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    (tmp_path / "d").mkdir()
+    write(tmp_path / "d")
+
+    data = drafted(tmp_path / "d").config.data
+    [fold], _ = load_folds(data, list_dataset(data).cases)
+
+    assert (sorted(fold.train), sorted(fold.validation)) == (by_part("train"), by_part("val"))
+
+
+@pytest.mark.parametrize(
+    ("header", "line"), [("case,patient", "{c},{person}"), ("file,subject_id,sex", "{c}.nii.gz,{person},f")]
+)
+def test_subjects_of_a_table_are_used(tmp_path: Path, header: str, line: str) -> None:
+    (tmp_path / "d").mkdir()
+    table(header, line)(tmp_path / "d")
+
+    made = drafted(tmp_path / "d")
+
+    assert {c.name: c.subject for c in list_dataset(made.config.data).cases} == {c: c[0] for c in CASES}
+    assert "subjects are those of any.csv" in made.draft.remarks
+
+
+def test_folds_of_a_table_are_used(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    lines = [f"{c},{i // 2}" for i, c in enumerate(CASES)]
+    (tmp_path / "d" / "any.csv").write_text("\n".join(["id,fold", *lines]))
+
+    data = drafted(tmp_path / "d").config.data
+    folds, _ = load_folds(data, list_dataset(data).cases)
+
+    assert [sorted(f.validation) for f in folds] == [["a1", "a2"], ["b1", "b2"], ["c1", "c2"]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([(c, p) for c, p in PARTS.items() if c != "b2"], "it has no value for 1 of 6 cases, such as b2"),
+        ([*PARTS.items(), ("a1", "val")], "it has several values for a1"),
+    ],
+)
+def test_incomplete_and_contradicting_parts_are_named(tmp_path: Path, rows: list[tuple[str, str]], reason: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "any.csv").write_text("\n".join(["name,split", *(f"{c},{p}" for c, p in rows)]))
+
+    made = drafted(tmp_path / "d")
+
+    assert f"the column split of any.csv is not used: {reason}" in made.draft.remarks
+    assert all(c.fold is None for c in list_dataset(made.config.data).cases)
+
+
+def test_parts_that_divide_a_subject_are_not_used(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    table("name,patient,split", "{c},{person},{part}")(tmp_path / "d")
+
+    made = drafted(tmp_path / "d")
+
+    assert any("1 subjects are in both, such as b" in r for r in made.draft.remarks)
+    assert {c.name for c in list_dataset(made.config.data).cases} == {
+        "a1",
+        "a2",
+        "b1",
+        "b2",
+    }  # those for testing stay out
+
+
+def test_a_table_of_clinical_values_stays_unused(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    table("name,age,stage", "{c},70,II")(tmp_path / "d")
+
+    made = drafted(tmp_path / "d")
+
+    assert "any.csv is not used: it has no columns of images and masks" in made.draft.remarks
+
+
+def test_labels_and_channel_of_a_json_file_without_a_list_are_used(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    values = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 4}}
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps(values))
+
+    data = drafted(tmp_path / "d").config.data
+
+    assert ([c.name for c in data.channels], list(data.labels)) == (["CT"], ["liver", "spleen"])
