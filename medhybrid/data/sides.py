@@ -9,17 +9,62 @@ from dataclasses import dataclass
 LEFT_RIGHT = 0
 """Axis from the patient's left to right in prepared cases, whose axes are in RAS order."""
 
-LEFT = ("left", "lt", "lh", "l", "sinister", "sin", "links", "gauche", "izquierdo", "izquierda")
-RIGHT = ("right", "rt", "rh", "r", "dexter", "dex", "rechts", "droit", "derecho", "derecha")
+LEFT = (
+    *(
+        "left",
+        "lt",
+        "lh",
+        "l",
+        "sinister",
+        "sinistra",
+        "sinistrum",
+        "sin",
+        "links",
+        "linke",
+        "linker",
+        "linkes",
+        "gauche",
+    ),
+    *("izquierdo", "izquierda", "esquerdo", "esquerda", "sinistro"),
+)
+RIGHT = (
+    *(
+        "right",
+        "rt",
+        "rh",
+        "r",
+        "dexter",
+        "dextra",
+        "dextrum",
+        "dex",
+        "rechts",
+        "rechte",
+        "rechter",
+        "rechtes",
+        "droite",
+    ),
+    *("derecho", "derecha", "direito", "direita", "destro"),
+)
 """Words for the sides, at the same position for the same language; `l` and `r` only as whole words."""
 
-OTHER_SIDE = dict(zip((*LEFT, *RIGHT), (*RIGHT, *LEFT), strict=True))
+OTHER_SIDE = dict(zip((*LEFT, *RIGHT), (*RIGHT, *LEFT), strict=True)) | {"droit": "gauche", "destra": "sinistra"}
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
+
+JOINED = re.compile(
+    r"^(left|right|links|rechts|linke|rechte|gauche|droite?)(?=[a-z]{3})|(?<=[a-z]{3})(left|right|links|rechts)$"
+)
+"""A side without a separator from its structure: `leftkidney`."""
+
+LETTERS = 3
+"""Least number of letters beside a letter for the side: `lkidney`, `LMCA`. With fewer, as in `LCA`, the side is doubtful."""
 
 MIN_LETTERS = 4
 """Length of a word that names a side also where no label of the other side exists; shorter ones have other meanings."""
 
-OF_HEART = re.compile(r"heart|cardia|coronar|myocard|epicard|endocard|atri(um|a|al)|ventric")
+OF_HEART = re.compile(
+    r"heart|cardia|coronar|myocard|epicard|endocard|[lr]?atri(um|a|al)|[lr]?vent(ric\w*)?$"
+    r"|[lr]?v(bp|myo|endo|epi|wall|cav|cavity|blood|pool|bloodpool)$"
+)
 """Words of structures that are named by a side, but are no mirror images of each other."""
 
 OF_BRAIN = re.compile(r"lat(eral)?|inf(erior)?|horn|brain|cerebr\w*|choroid|plexus|occipital|temporal|frontal")
@@ -48,12 +93,20 @@ def side_pairs(labels: Iterable[str]) -> dict[str, str]:
     by_words = {w: n for n, w in words.items()}
     pairs: dict[str, str] = {}
     for name, found in words.items():
-        for i, word in enumerate(found):
-            other = by_words.get((*found[:i], OTHER_SIDE.get(word, ""), *found[i + 1 :]))
-            if word in LEFT and other is not None:
-                pairs[name] = other
-                break
+        others = (
+            (*found[:i], other, *found[i + 1 :]) for i, word in enumerate(found) for other in _of_other_side(word)
+        )
+        if (right := next((by_words[o] for o in others if o in by_words), None)) is not None:
+            pairs[name] = right
     return pairs
+
+
+def _of_other_side(left: str) -> list[str]:
+    """Return the words for the right side of what a word names on the left; none for another word."""
+    if left in LEFT:
+        return [OTHER_SIDE[left], *(["droit"] if left == "gauche" else []), *(["destra"] if left == "sinistra" else [])]
+    found = [f"r{left[1:]}"] if left[0] == "l" and len(left) > LETTERS else []
+    return [*found, *([f"{left[:-1]}r"] if left[-1] == "l" and len(left) > LETTERS + 1 else [])]
 
 
 def find_sides(
@@ -81,6 +134,9 @@ def find_sides(
         return Sides(obstacle=f"{unlike[0]} and {unlike[1]} are no mirror images of each other")
     if not _keeps_regions(labels, regions or {}, pairs):
         return Sides(obstacle="the regions of one side are not those of the other")
+    known = {n.casefold() for n in labels}
+    if doubtful := [n for n in labels if re.fullmatch(r"l[a-z]{2}", n.casefold()) and f"r{n[1:].casefold()}" in known]:
+        return Sides(obstacle=f"{doubtful[0]} and the label with R in place of L may be sides")
     alone = [n for n in labels if n not in paired and _names_side(texts[n]) and not _is_of_heart(texts[n])]
     obstacle = f"{alone[0]} names a side, and no label is its other side" if alone else ""
     return Sides(tuple(pairs.items()), obstacle)
@@ -96,7 +152,8 @@ def exchange_of(labels: Sequence[str], pairs: Iterable[tuple[str, str]]) -> tupl
 
 
 def _words(name: str) -> tuple[str, ...]:
-    return tuple(w.casefold() for w in WORD.findall(name))
+    words = (w.casefold() for w in WORD.findall(name))
+    return tuple(part for w in words for part in JOINED.split(w) if part)
 
 
 def _names_side(name: str) -> bool:

@@ -34,7 +34,7 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
     for mask, key in masks.items():
         for word in key or [""]:
             by_word.setdefault(word, set()).add(mask)
-    assigned: dict[Path, dict[str, Path]] = {m: {} for m in masks}
+    assigned: dict[Path, list[Path]] = {m: [] for m in masks}
     by_folder = _are_named_by_folders(masks, images, shared)
     has_keys = sum(bool(key) for key in masks.values()) > 1
     n_alike = Counter(stem for _, stem in {(i.parent, stem_of(i)) for i in images})  # `.hdr` and `.img` are one
@@ -53,14 +53,11 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
             chosen = [m for m in chosen if m.parent == image.parent] or chosen
         return chosen
 
-    def assign(image: Path, mask: Path) -> None:
-        assigned[mask].setdefault(_channel_of(image, images[image], masks[mask]), image)
-
     alone = []
     for image, key in sorted(images.items()):
         chosen = masks_for(image, key)
         if len(chosen) == 1:
-            assign(image, chosen[0])
+            assigned[chosen[0]].append(image)
         elif not chosen:
             alone.append(image)
     has_images = {m for m, found in assigned.items() if found}
@@ -72,8 +69,9 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
             chosen = [m for m in masks_for(image, [w for w in images[image] if w in of_file]) if masks[m]]
             # a folder with images of several cases, as of a modality; that of one patient has another number than the case
             if len(chosen) == 1 and (chosen[0] not in has_images or n_beside[image.parent] > 1):
-                assign(image, chosen[0])
-    return {mask: _without_others(mask, masks[mask], found) for mask, found in assigned.items()}
+                assigned[chosen[0]].append(image)
+    named = {mask: _by_channel(found, images, masks[mask]) for mask, found in assigned.items()}
+    return {mask: _without_others(mask, masks[mask], found) for mask, found in named.items()}
 
 
 def _nameless_masks(masks: Words) -> dict[Path, Path]:
@@ -88,15 +86,31 @@ def _nameless_masks(masks: Words) -> dict[Path, Path]:
     }
 
 
-def _channel_of(image: Path, words: Sequence[str], of_mask: Sequence[str]) -> str:
-    """Return the words of an image that its mask does not have, or `image`.
+def _by_channel(found: Sequence[Path], images: Words, of_mask: Sequence[str]) -> dict[str, Path]:
+    """Return channel to image: the words of an image that its mask does not have, or `image`.
 
-    Words that are repeated in folders and file count once.
+    Words that folders and file repeat count once, unless images would have the same name then (`PET-CT/PET.nii`).
     """
+    once = {image: _channel_of(image, images[image], of_mask, is_once=True) for image in found}
+    if len(set(once.values())) < len(once):
+        once = {image: _channel_of(image, images[image], of_mask, is_once=False) for image in found}
+    by_channel: dict[str, Path] = {}
+    for image in found:
+        by_channel.setdefault(once[image], image)
+    return by_channel
+
+
+def _channel_of(image: Path, words: Sequence[str], of_mask: Sequence[str], *, is_once: bool) -> str:
     rest = Counter(words) - Counter(of_mask)
     spelt = {w.lower(): w for part in (*image.parts[:-1], stem_of(image)) for w in spelt_words(part)}
     own, n_in_mask = Counter(words_of(stem_of(image))), Counter(of_mask)
-    names = [w for w in rest if not n_in_mask[w] or (w.isdecimal() and n_in_mask[w] < own[w])]
+    names = [
+        w
+        for w in (rest if is_once else rest.elements())
+        if not n_in_mask[w] or (n_in_mask[w] < own[w] if w.isdecimal() else not is_once)
+    ]
+    if not IMAGE_WORDS.isdisjoint(names) and all(w.isdecimal() or w in IMAGE_WORDS for w in names):
+        return "image"
     return "_".join(spelt.get(w, w) for w in names) or "image"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medhybrid.draft.words import is_mask_path, stem_of
 
-FORMATS = frozenset({"png", "tif", "tiff", "bmp", "jpg", "jpeg", "nii", "nifti", "nrrd", "mha", "mhd"})
+FORMATS = frozenset({"png", "tif", "tiff", "bmp", "gif", "jpg", "jpeg", "nii", "nifti", "nrrd", "mha", "mhd"})
 """Names of folders with the same files in a format each."""
 
 LOSSY = frozenset({".jpg", ".jpeg"})

@@ -58,6 +58,8 @@ class Draft:
         File of folds for `data.splits`; empty for the default.
     may_overlap : bool
         Whether each label has a separate mask file.
+    ignores_others : bool
+        Whether masks have segments or files that are no labels.
     masks : tuple of Path
         Files of the reference masks.
     """
@@ -82,6 +84,7 @@ class Draft:
     splits: str = ""
     is_colour: bool = False
     may_overlap: bool = False
+    ignores_others: bool = False
     masks: tuple[Path, ...] = ()
 
     @property

@@ -17,23 +17,33 @@ MAX_MEASURED = 2
 """Number of cases in which masks with a file for each label are measured."""
 
 
-def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple[DraftLabel, ...], list[str]]:
-    """Return a label for each segment, since masks with segments are read by their names; and a remark.
+def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple[DraftLabel, ...], list[str], bool]:
+    """Return a label for each segment, since masks with segments are read by their names; remarks; and if some are left out.
 
-    Labels with a file each are in order of their volume in a few cases, the largest first.
+    Labels with a file each are in order of their volume in a few cases, the largest first. A file with several values, such as
+    one of all labels together, is left out.
     """
     sizes: dict[str, list[float]] = {}
+    combined: set[str] = set()
     masks = [c.mask for c in cases if c.mask is not None and c.mask.names]
     known = {joined_words(n): n for n in counts}
     for files in masks[:: max(1, len(masks) // MAX_MEASURED)][:MAX_MEASURED]:
         for name, path in zip(files.names, files.paths, strict=True):
+            if (label := known.get(joined_words(name))) is None:
+                continue
             with suppress(MedHybridError, OSError):
                 mask = read_label_scan(path)
-                volume = float(np.count_nonzero(mask.array)) * mask.grid.voxel_ml
-                if volume and joined_words(name) in known:
-                    sizes.setdefault(known[joined_words(name)], []).append(volume)
+                if np.count_nonzero(np.unique(mask.array)) > 1:
+                    combined.add(label)
+                elif volume := float(np.count_nonzero(mask.array)) * mask.grid.voxel_ml:
+                    sizes.setdefault(label, []).append(volume)
+    combined = combined if len(combined) < len(counts) else set()
+    counts = {n: c for n, c in counts.items() if n not in combined}
     volumes = {n: float(np.median(found)) for n, found in sizes.items()}
     ordered = sorted(counts, key=lambda n: -volumes.get(n, 0.0)) if masks else list(counts)
     labels = tuple(DraftLabel(n, (i,), counts[n], volumes.get(n, 0.0)) for i, n in enumerate(ordered, start=1))
     what = "files" if masks else "segments"
-    return labels, [f"the labels are the {what} in the {len(cases)} masks; their values are free"]
+    remarks = [f"the labels are the {what} in the {len(cases)} masks; their values are free"]
+    if combined:
+        remarks.append(f"files with several labels are left out: {', '.join(sorted(combined)[:8])}")
+    return labels, remarks, bool(combined)

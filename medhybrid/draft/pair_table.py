@@ -10,7 +10,7 @@ from pathlib import Path
 from medhybrid.draft.assignments import Assignments, find_assignments
 from medhybrid.draft.pairs import Pairs
 from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
-from medhybrid.draft.words import stem_of
+from medhybrid.draft.words import CT_WORDS, MR_WORDS, stem_of
 
 PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev|eval|evaluation)_")
 """Words of folders for training and validation in the names of cases."""
@@ -87,6 +87,8 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
         optional = frozenset(channels[1:])
     if doubtful := [c for c in channels if c in optional and NO_CHANNEL.search(c)]:
         remarks.append(f"check the optional channels {', '.join(doubtful)}: their names are those of visits or copies")
+    if len(channels) == 1:
+        remarks += _on_modalities([str(next(iter(p.images.values()))) for p in pairs.pairs])
     return PairTable(lines, channels, optional, reason, tuple(remarks), frozenset(given.used))
 
 
@@ -94,6 +96,17 @@ def unique_names(channels: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names with numbers where several channels have the same one."""
     plain = [c.strip() or f"channel_{i}" for i, c in enumerate(channels)]
     return tuple(c if plain.count(c) == 1 else f"{c}_{plain[: i + 1].count(c)}" for i, c in enumerate(plain))
+
+
+def _on_modalities(images: Sequence[str]) -> list[str]:
+    """Return a remark if some images are CT by their names, and others MR."""
+    n_ct, n_mr = (sum(bool(words.search(path)) for path in images) for words in (CT_WORDS, MR_WORDS))
+    both = sum(bool(CT_WORDS.search(path) and MR_WORDS.search(path)) for path in images)
+    if both or not n_ct or not n_mr:
+        return []
+    return [
+        f"{n_ct} images are CT and {n_mr} MR by their names: one channel has both; to train on one, move the others away"
+    ]
 
 
 def _subjects(pairs: Pairs, names: Sequence[str]) -> tuple[list[str] | None, str]:

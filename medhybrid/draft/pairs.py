@@ -19,7 +19,7 @@ from medhybrid.draft.assign import assign_images
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.copies import without_copies
 from medhybrid.draft.mask_contents import masks_by_contents
-from medhybrid.draft.structures import label_patterns, structure_folders
+from medhybrid.draft.structures import label_patterns, names_observer, structure_folders
 from medhybrid.draft.words import (
     DERIVED_WORDS,
     DICOM_SUFFIX,
@@ -50,6 +50,7 @@ VERSION_WORDS = frozenset(
         "final",
         "fixed",
         "new",
+        *("old", "previous", "prev", "backup", "bak", "initial", "draft", "silver", "gold"),
         "revised",
         "refined",
         "auto",
@@ -221,11 +222,15 @@ def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Pa
     labels = Counter(stem_of(m) for m in masks)
     if len(masks) < 2 * len(images) or min(labels.values()) == 1:
         return
+    are_observers = any(map(names_observer, labels))
     raise DataError(
         f"{printable_path(root)} has several masks for each image",
         expected="one mask for each image, with a value for each label",
         found=f"{len(masks)} masks of {len(images)} images, such as {', '.join(list(labels)[:4])}",
-        remedy="join the masks of an image to one file with the values 1, 2, 3, ...",
+        remedy="list the masks of one observer, or of a consensus, in a table cases.csv with the columns case, mask and one "
+        "per channel"
+        if are_observers
+        else "join the masks of an image to one file with the values 1, 2, 3, ...",
     )
 
 

@@ -116,7 +116,7 @@ class Samples:
 
     @property
     def n_raster(self) -> int:
-        """Return the number of PNG, JPEG, TIFF or BMP images."""
+        """Return the number of PNG, JPEG, TIFF, BMP or GIF images."""
         return sum(i.kind == "raster" for i in self.images)
 
     @property
@@ -340,4 +340,12 @@ def _mask_of(case: Case) -> tuple[NDArray[np.generic], float]:
             found=f"{len(scan.array)} channels",
             remedy="join them to one label map, or split time points into separate files with their images",
         )
-    return round_labels(scan.array[0]), scan.grid.voxel_ml
+    mask = round_labels(scan.array[0])
+    if mask.dtype.kind == "f" and (broken := [v for v in np.unique(mask[::2]) if v != np.rint(v)]):
+        raise DataError(
+            f"the mask of {case.name} has values that are not whole numbers",
+            expected="0 for the background, and a whole number for each label",
+            found=", ".join(f"{v:.4g}" for v in broken[:5]),
+            remedy="save it without rescaling or interpolation",
+        )
+    return mask, scan.grid.voxel_ml

@@ -75,7 +75,12 @@ def _kind(folder: Path) -> tuple[str, ...]:
 def _have_words(files: Sequence[Path]) -> bool:
     """Return whether files differ in more than numbers, and none names an observer."""
     names = {re.sub(r"[\d\W_]+", "", stem_of(p)) for p in files}
-    return len(names - {""}) > 1 and not any(OBSERVERS & set(words_of(stem_of(p))) for p in files)
+    return len(names - {""}) > 1 and not any(names_observer(stem_of(p)) for p in files)
+
+
+def names_observer(text: str) -> bool:
+    """Return whether a name has a word for one of several masks of a label, with or without a number: `rater2`."""
+    return any(re.sub(r"\d+", "", w) in OBSERVERS for w in words_of(text))
 
 
 def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
@@ -90,7 +95,7 @@ def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
     """
     masks = [p for p in paths if is_mask_path(p)]
     kinds = kinds_of(masks)
-    if len(kinds) < 2 or any(OBSERVERS & set(kind) for kind in kinds):
+    if len(kinds) < 2 or any(names_observer(" ".join(kind)) for kind in kinds):
         return {}
     words = {p: set(path_words(p)) for p in paths}
     of_images = {w for p in paths if p not in set(masks) for w in words[p]}

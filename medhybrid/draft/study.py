@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from medhybrid.data.layouts.label_files import files_of_mask
 from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
+from medhybrid.data.palettes import palette_findings
 from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
 from medhybrid.draft.folds import with_folds
 from medhybrid.draft.grids import without_other_grids
@@ -33,6 +35,7 @@ from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
+from medhybrid.scans.image_files import why_unread
 from medhybrid.scans.raster import COLOURS, is_raster
 from medhybrid.scans.walk import Walk
 
@@ -41,6 +44,14 @@ OTHER_PART = re.compile(r"(images|labels)(?!T[rs]$)", re.IGNORECASE)
 
 TWO_FORMS = ([1, 255], [1, 65535])
 """Values of one label in masks of 0 and 1, and in masks that are to be looked at."""
+
+MANY_LABELS = 60
+"""More values without names may be those of an image that has the name of a mask."""
+
+VOID = 255
+"""Value that many datasets have for voxels without a label, such as borders, beside the values 1, 2, ... of labels."""
+
+REMOVE = "if it is a label, add it to data.labels, and remove data.ignore_value"
 
 OBJECTS_MARGIN = 4
 """Masks that are not sampled may have more objects, by up to this factor."""
@@ -176,8 +187,16 @@ def _draft(
     lacked = lacked_channels(samples.contents)
     optional |= {channels[i] for i in lacked.lacked if i < len(channels)}
     segments = count_segments(cases)
-    labels, remarks = labels_by_name(cases, segments) if segments else _labels(names, samples)
+    ignored = names.ignore_value if names else None
+    if ignored is None and not segments and _has_void(names, samples):
+        ignored = VOID
+    ignores_others = False
+    if segments:
+        labels, remarks, ignores_others = labels_by_name(cases, segments)
+    else:
+        labels, remarks = _labels(names, samples, ignored)
     pattern, reason = subject_pattern([c.name for c in cases])
+    masks = {c.name: c.mask.paths[0] for c in cases if c.mask is not None}
     return Draft(
         name=name,
         root=root,
@@ -191,7 +210,7 @@ def _draft(
         n_sampled=len(cases) if segments else samples.n_masks,
         subject_pattern=pattern,
         subject_reason=reason,
-        ignore_value=names.ignore_value if names else None,
+        ignore_value=ignored,
         class_order=names.class_order if names else (),
         remarks=(
             *samples.remarks,
@@ -199,9 +218,11 @@ def _draft(
             *lacked.remarks(channels),
             *_on_sizes(samples),
             *_on_partly(n_partly),
+            *(f"{f.message}; {f.where} has {f.found}" for f in palette_findings(masks)),
             *_left_out(listed),
         ),
         is_colour=samples.is_colour,
+        ignores_others=ignores_others,
         may_overlap=any(c.mask is not None and len(c.mask.names) > 1 for c in cases),
         median_spacing_mm=samples.median_spacing_mm,
         median_shape=samples.median_shape,
@@ -281,13 +302,21 @@ def _cases_of_lines(root: Path, lines: Sequence[Sequence[str]], channels: tuple[
     ]
 
 
-def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel, ...], list[str]]:
+def _has_void(names: JsonNames | None, samples: Samples) -> bool:
+    """Return whether masks without names of labels have the values 1, 2, ..., and 255 for voxels without a label."""
+    *values, last = sorted(samples.volumes_ml) or [0]
+    return (
+        last == VOID and len(values) > 1 and values == list(range(1, len(values) + 1)) and not (names and names.labels)
+    )
+
+
+def _labels(names: JsonNames | None, samples: Samples, ignored: int | None) -> tuple[tuple[DraftLabel, ...], list[str]]:
     """Return the labels that the dataset names, with volumes; values in the masks without a name get one."""
     named = dict(names.labels) if names else {}
-    remarks = []
+    is_void = ignored is not None and not (names and names.ignore_value is not None)
+    remarks = [f"the value {ignored} is taken for voxels without a label: {REMOVE}"] if is_void else []
     known = {v for value in named.values() for v in (value if isinstance(value, tuple) else (value,))}
-    ignored = {names.ignore_value} if names and names.ignore_value is not None else set()
-    if unnamed := sorted(set(samples.volumes_ml) - known - ignored):
+    if unnamed := sorted(set(samples.volumes_ml) - known - {ignored}):
         if named:
             shown = ", ".join(str(v) for v in unnamed[:8])
             remarks.append(f"values without a name in the masks: {shown}; they are added as labels")
@@ -301,6 +330,10 @@ def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel
         if not named and unnamed in TWO_FORMS and samples.are_apart(unnamed):
             remarks.append(f"some masks have the value 1, others {unnamed[1]}: both are taken for the same label")
             named, unnamed = {"foreground": tuple(unnamed)}, []
+        if not named and len(unnamed) > MANY_LABELS:
+            remarks.append(
+                f"the masks have {len(unnamed)} values without names: check that they are masks, and not images"
+            )
         named |= {"foreground" if single else f"label_{v}": v for v in unnamed}
     if not named:
         raise DataError("the masks have no label", found="only 0 in the sampled masks", remedy="check the masks")
@@ -391,6 +424,7 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
         subject_pattern=pattern,
         subject_reason=reason,
         rules=rules,
+        ignores_others=rules.has_others,
         table=rules.lines,
         remarks=(*rules.remarks, *_left_out(listed)),
         masks=_masks_of(listed),
@@ -417,6 +451,9 @@ def _nothing_found(root: Path) -> DataError:
                 return error
     below = [*sorted(p.name for p in root.iterdir()), *json_files(root)][:8]
     found = ", ".join(map(printable_path, below)) or "an empty folder"
+    unread = Counter(why for p in Walk().files(root, lambda _path, _error: None) if (why := why_unread(p)))
+    if unread:
+        found += "; " + "; ".join(f"{n} files: {why}" for why, n in unread.most_common(3))
     if masks := mask_files(root):
         found = f"{len(masks)} files with names of masks, such as {masks[0]}, which fit no images or several: {found}"
     return DataError(

@@ -14,6 +14,7 @@ from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.entry_keys import SUBJECT_WORDS
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import find_tables, is_blank, split_column, with_split
+from medhybrid.draft.long_tables import as_wide
 from medhybrid.draft.words import DERIVED_WORDS, DICOM_SUFFIX, MASK_WORDS, words_of
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
@@ -28,6 +29,9 @@ IDENTIFIER_WORDS = frozenset(
     {"id", "ids", "no", "nr", "num", "number", "code", "key", "uid", "name", "index", "dicom", "anon"}
 )
 """Words that a column of subjects may have: `PatientNumber`, `dicom_patient_id`, `donor`."""
+
+NO_FILES = "it has no columns of images and masks"
+"""Reason why a table of other values lists no cases."""
 
 FoundTable = tuple[Path, Table, str, list[str]]
 """Path of a table, its content, its column of masks, and its columns of images."""
@@ -74,6 +78,9 @@ def table_of_cases(root: Path) -> CaseTable:
                 f"{printable_path(path.name)} begins with {first[0][:80]}, not with the names of its columns"
             )
             continue
+        if len(columns) == 1 and (wide := as_wide(table, columns[0])) is not None:
+            table, columns = wide, _file_columns(wide, path.parent)
+            path = path.with_name(f"{path.name}, with a line for each file")
         masks = [c for c in columns if _is_mask(c)]
         masks = [c for c in masks if not is_other_mask(c, ())] or masks
         images = [c for c in columns if not _is_mask(c)]
@@ -97,14 +104,18 @@ def table_of_cases(root: Path) -> CaseTable:
             remedy="add this line",
         )
     if len(found) != 1:
+        reasons = {p: why_unused(p) for p in find_tables(root)} if not found else {}
+        missing = next((f"{printable_path(p.name)}: {why}" for p, why in reasons.items() if why != NO_FILES), "")
         raise DataError(
             f"{printable_path(root)} has {'several tables' if found else 'no table'} of images and masks",
             expected="one CSV table with a column of masks (mask, label or seg in its name) and columns of images",
-            found=problem or ", ".join(printable_path(p.name) for p in find_tables(root)) or "none",
+            found=problem or missing or ", ".join(printable_path(p.name) for p in find_tables(root)) or "none",
             remedy="join them to one table, with a column `split`"
             if found
             else "keep one column of masks"
             if problem
+            else "correct the paths: they are relative to the folder of the table, or absolute"
+            if missing
             else "name its columns case, mask and one per channel",
         )
     return _lines_of(root, *_with_tests(found[0], testing))
@@ -256,7 +267,7 @@ def why_unused(path: Path) -> str:
         named = [row[c] for _, row in table.rows for c in table.columns if c and IMAGE_SUFFIX.search(row[c])]
         if named and not any(_is_file(path.parent, cell) for cell in named):
             return f"files such as {printable_path(named[0])} do not exist in its folder"
-    return "it has no columns of images and masks"
+    return NO_FILES
 
 
 def _path_of(folder: Path, cell: str) -> Path:

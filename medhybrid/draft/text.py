@@ -49,6 +49,8 @@ def config_text(draft: Draft, root: Path, *, minutes: float | None = None) -> st
         )
     if draft.rules is not None:
         lines += _rules(draft)
+    if draft.ignores_others:
+        lines.append("  other_segments: ignore  # segments that are not labels are background")
     if draft.rules is not None or draft.may_overlap:
         lines.append("  overlaps: last  # voxels in several masks get the last of these labels, the smallest")
     pattern = "null" if draft.subject_pattern is None else _text(draft.subject_pattern)
@@ -75,8 +77,6 @@ def _rules(draft: Draft) -> list[str]:
     assert draft.rules is not None
     lines = ["  channel_map:"] if draft.rules.channel_map else []
     lines += [f"    {_text(c)}: {_text(p)}" for c, p in draft.rules.channel_map.items()]
-    if draft.rules.has_others:
-        lines.append("  other_segments: ignore  # segments that are not labels are background")
     return lines
 
 

@@ -55,6 +55,7 @@ MASK_WORDS = frozenset(
         "consensus",
         "tumormask",
         "structures",
+        *("aseg", "aparc", "wmparc", "parcellation", "parcellations"),
     }
 )
 """Words of file and folder names that mean a reference mask, in lower case."""
@@ -89,6 +90,9 @@ IMAGE_WORDS = frozenset(
     }
 )
 """Words that every image may have and that name no channel."""
+
+IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "scan", "scans", "volumes", "imagestr"})
+"""Names of folders of images."""
 
 FILE_TEST_WORDS = frozenset({"test", "tests", "testing"})
 """Words of file names for testing. In the name of an image that trains, they would look like a channel."""
@@ -218,8 +222,12 @@ def names_mask(name: str) -> bool:
 
 
 def is_mask_path(path: Path) -> bool:
-    """Return whether a relative path has a word that means a mask, or the suffix of one."""
-    words = path_words(path)
+    """Return whether a relative path has a word that means a mask, or the suffix of one.
+
+    Words of the folders around one of images do not count: `label_192/images/P1.nii`.
+    """
+    inside = max((i for i, part in enumerate(path.parts[:-1], 1) if part.lower() in IMAGE_FOLDERS), default=0)
+    words = path_words(Path(*path.parts[inside:]))
     return SEGMENTS_SUFFIX.search(path.name) is not None or any(
         w in MASK_WORDS or MASK_COMPOUND.match(w) for w in words
     )

@@ -33,6 +33,8 @@ UNREAD_FORMATS = {
     ".npz": "NumPy",
     ".vtk": "VTK",
     ".vti": "VTK",
+    ".h5": "HDF5",
+    ".hdf5": "HDF5",
 }
 """Formats of volumes that have no reader, by suffix."""
 
@@ -55,7 +57,6 @@ UNREAD_PACKINGS = {
 """Archives and compressions that are not unpacked, by suffix."""
 
 UNREAD_IMAGES = {
-    ".gif": "GIF",
     ".webp": "WebP",
     ".jp2": "JPEG 2000",
     ".pgm": "PGM",

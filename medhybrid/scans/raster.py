@@ -1,4 +1,4 @@
-"""Reading of PNG, JPEG, TIFF and BMP files as scans, and as reference masks, with Pillow.
+"""Reading of PNG, JPEG, TIFF, BMP and GIF files as scans, and as reference masks, with Pillow.
 
 An image is a scan of one slice: columns along X, rows along Y. The pages of a TIFF are slices along Z. Colours are the channels
 red, green and blue. Such a file does not say how the patient lies. Columns count as running to the patient's left and rows to
@@ -36,9 +36,9 @@ from medhybrid.scans.tiff_values import (
     value_notes,
 )
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 
 COLOURS = ("red", "green", "blue")
 """Names of the channels of a colour image."""
@@ -106,7 +106,7 @@ class RasterHeader:
 
 
 def is_raster(path: Path) -> bool:
-    """Return whether the name of a file is that of a PNG, JPEG, TIFF or BMP."""
+    """Return whether the name of a file is that of a PNG, JPEG, TIFF, BMP or GIF."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -129,7 +129,7 @@ def read_raster(path: Path) -> Scan:
 
 
 def read_raster_labels(path: Path) -> Scan:
-    """Read an image as a label map: grey values, or the indices of a palette.
+    """Read an image as a label map: grey values, or the indices of a palette other than that of a GIF.
 
     Raises
     ------
@@ -256,7 +256,7 @@ def _unknown_kind(path: Path) -> ScanError:
     if not is_tiff:
         return ScanError(
             f"{path.name} cannot be read as an image",
-            expected="a PNG, JPEG, TIFF or BMP file",
+            expected="a PNG, JPEG, TIFF, BMP or GIF file",
             found="other content",
             remedy="rename it if its suffix is wrong, or export it again",
         )
@@ -272,7 +272,7 @@ def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return the pages that are slices, and notes; raise `ScanError` if they differ or are not slices."""
     n = int(getattr(image, "n_frames", 1))
     if image.format != "TIFF":
-        if n > 1 and image.format == "PNG":
+        if n > 1 and image.format in ("PNG", "GIF"):
             raise ScanError(f"{path.name} is an animation", expected="one image", found=f"{n} frames")
         _refuse_turned(path, image)
         return (0,), ()
@@ -383,6 +383,8 @@ def _deep_colours(path: Path) -> NDArray[np.generic]:
 
 def _labels(path: Path, image: Any, header: RasterHeader) -> NDArray[np.generic]:
     """Return the labels (1, X, Y) of a page."""
+    if image.format == "GIF" and image.mode in PALETTE:
+        image = image.convert("RGB")  # programs number the colours of a GIF anew
     if image.mode in PALETTE:
         return np.asarray(image.getchannel(0) if image.mode == "PA" else image).T[None]
     if image.mode in GREY:
@@ -404,6 +406,22 @@ def _labels(path: Path, image: Any, header: RasterHeader) -> NDArray[np.generic]
             remedy="replace each colour by the number of its label, and save the mask as a grey PNG",
         )
     return values[..., 0].T[None]
+
+
+def label_colours(path: Path) -> dict[int, str]:
+    """Return the colour of each value in a mask with a palette, as `#rrggbb`; empty for other images.
+
+    Raises
+    ------
+    ScanError
+        If it cannot be read.
+    """
+    with _opened(path) as image:
+        if image.mode not in PALETTE or image.format == "GIF":
+            return {}
+        values = np.unique(np.asarray(image.getchannel(0) if image.mode == "PA" else image))
+        colours = image.getpalette("RGB")
+        return {int(v): "#" + bytes(colours[3 * v : 3 * v + 3]).hex() for v in values if 3 * v + 3 <= len(colours)}
 
 
 def _refuse_transparent(path: Path, values: NDArray[np.generic]) -> None:

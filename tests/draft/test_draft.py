@@ -196,6 +196,31 @@ def test_masks_of_0_and_1_beside_masks_of_0_and_255_have_one_label(tmp_path: Pat
     assert data.regions == {"foreground": (1, 255)}
 
 
+@pytest.mark.parametrize(
+    ("values", "labels", "ignored"),
+    [
+        ((1, 2, 255), [1, 2], 255),
+        ((1, 2, 3, 255), [1, 2, 3], 255),
+        ((2, 255), [2, 255], None),
+        ((127, 255), [127, 255], None),
+    ],
+)
+def test_the_value_255_beside_numbered_labels_is_ignored(
+    tmp_path: Path, values: tuple[int, ...], labels: list[int], ignored: int | None
+) -> None:
+    for i in range(3):
+        mask = np.zeros((12, 10, 8), np.uint8)
+        for k, value in enumerate(values):
+            mask[2 * k : 2 * k + 2, 2:6, 2:6] = value
+        save_nifti(tmp_path / "d" / "images" / f"p{i}.nii.gz", blob_case(i, mask.shape)[0])
+        save_nifti(tmp_path / "d" / "masks" / f"p{i}.nii.gz", mask)
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    assert (list(made.config.data.labels.values()), made.config.data.ignore_value) == (labels, ignored)
+    assert any("the value 255 is taken for voxels without a label" in r for r in made.draft.remarks) is bool(ignored)
+
+
 def test_masks_that_number_their_objects_have_one_label(tmp_path: Path) -> None:
     for i in range(5):
         cells = np.zeros((20, 20), np.uint8)

@@ -9,6 +9,8 @@ import pytest
 
 from medhybrid.draft.pairs import find_pairs
 from medhybrid.errors import DataError
+from medhybrid.steps.init import init_study
+from tests.draft.test_draft import write_pair
 
 
 def paired(root: Path, names: list[str]) -> dict[str, dict[str, str]]:
@@ -350,3 +352,14 @@ def test_folders_for_validation_are_a_part_beside_any_others(tmp_path: Path, tra
     assert pairs is not None
     assert {p.mask.parts[0]: p.part for p in pairs.pairs}[other] == "validation"
     assert {p.part for p in pairs.pairs if p.mask.parts[0] == training} <= {"train", ""}
+
+
+def test_ct_and_mr_in_one_channel_are_named(tmp_path: Path) -> None:
+    for kind in ("ct", "mr"):
+        for i in range(3):
+            name = f"{kind}_train/{kind}_train_{100 + i}"
+            write_pair(tmp_path / "d", f"{name}_image.nii.gz", f"{name}_label.nii.gz", i)
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    assert any(r.startswith("3 images are CT and 3 MR by their names") for r in made.draft.remarks)

@@ -97,3 +97,22 @@ def test_masks_of_two_observers_are_not_joined() -> None:
     files = [f"p{p}/{f}" for p in range(4) for f in ("t1.nii.gz", "t1_rater_a_mask.nii.gz", "t1_expert_b_mask.nii.gz")]
 
     assert label_patterns([Path(f) for f in files]) == {}
+
+
+def test_a_file_of_all_labels_beside_those_of_one_is_left_out(tmp_path: Path) -> None:
+    for i in range(3):
+        values, labels = blob_case(i, (12, 10, 8))
+        case = tmp_path / "d" / f"s{i:04d}"
+        save_nifti(case / "ct.nii.gz", values)
+        masks = {"liver": labels == 1, "spleen": labels == 4, "all": labels}
+        for name, mask in masks.items():
+            save_nifti(case / "segmentations" / f"{name}.nii.gz", mask.astype(np.uint8))
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    data = made.config.data
+    assert sorted(data.labels) == ["liver", "spleen"]
+    assert "files with several labels are left out: all" in made.draft.remarks
+    case = list_dataset(data).cases[0]
+    image = load_image(case, data, ScansConfig())
+    assert set(np.unique(load_mask(case, image, data, ScansConfig()).array)) == {0, 1, 2}

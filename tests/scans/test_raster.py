@@ -363,10 +363,10 @@ def test_an_image_that_is_named_beside_a_scan_is_no_preview(tmp_path: Path) -> N
 
 
 def test_an_image_in_a_format_without_a_reader_is_named_unless_it_is_a_preview(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.gif")
+    Image.fromarray(GREY).save(tmp_path / "a.ppm")
 
     (entry,) = discover(tmp_path).entries
-    assert entry.skip_reason == "the format GIF is not read: convert it to PNG"
+    assert entry.skip_reason == "the format PPM is not read: convert it to PNG"
 
     save_nifti(tmp_path / "scan.nii.gz", np.zeros((4, 4, 4), np.int16))
     assert [e.name for e in discover(tmp_path).entries] == ["scan"]
@@ -416,3 +416,25 @@ def test_a_small_file_of_a_large_blank_page_is_refused_before_it_is_decoded(tmp_
 
     with pytest.raises(ScanError, match="more values than the file can hold"):
         read_scan(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("values", [[0, 255], [0, 1, 2, 3], [0, 85, 170, 255], list(range(256))])
+def test_a_gif_has_the_grey_values_that_were_saved(tmp_path: Path, values: list[int]) -> None:
+    grey = np.random.default_rng(0).choice(np.array(values, np.uint8), (24, 32))
+    Image.fromarray(grey).save(tmp_path / "a.gif")
+
+    np.testing.assert_array_equal(read_scan(tmp_path / "a.gif").array[0, :, :, 0], grey.T)
+    np.testing.assert_array_equal(read_label_scan(tmp_path / "a.gif").array[0, :, :, 0], grey.T)
+
+
+def test_a_gif_of_several_frames_or_a_coloured_mask_is_refused(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (10, 200)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.random.default_rng(0).choice(np.array([0, 200], np.uint8), (8, 8, 3))).save(
+        tmp_path / "mask.gif"
+    )
+
+    with pytest.raises(ScanError, match="is an animation"):
+        read_scan(tmp_path / "film.gif")
+    with pytest.raises(ScanError, match="whose labels are colours"):
+        read_label_scan(tmp_path / "mask.gif")

@@ -138,7 +138,7 @@ def test_a_folder_of_several_image_files_is_refused_with_their_number(tmp_path: 
         ("a.tar.gz", "unpack it"),
         ("a.dcm.gz", "unpack it"),
         ("a.ZIP", "unpack it"),
-        ("a.gif", "convert it to PNG"),
+        ("a.webp", "convert it to PNG"),
         ("a.npz", "the format NumPy is not read"),
     ],
 )

@@ -67,6 +67,36 @@ def test_pairs_of_sides_are_found_by_words() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *(("leftkidney", "rightkidney"), ("lkidney", "rkidney"), ("KidneyL", "KidneyR"), ("kidneyl", "kidneyr")),
+        *(("linke_niere", "rechte_niere"), ("linkeNiere", "rechteNiere"), ("Niere links", "Niere rechts")),
+        *(("rein_gauche", "rein_droit"), ("rene_sinistro", "rene_destro"), ("rim_esquerdo", "rim_direito")),
+        *(("LMCA", "RMCA"), ("LICA", "RICA"), ("lungleft", "lungright"), ("femurlinks", "femurrechts")),
+    ],
+)
+def test_sides_are_found_without_separators_and_in_other_languages(pair: tuple[str, str]) -> None:
+    assert find_sides(["liver", *pair]) == Sides((pair,))
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_allowed"),
+    [
+        (["LCA", "RCA"], False),
+        (["LUL", "LLL", "RUL", "RML", "RLL"], False),
+        (["LVmyo", "RVmyo"], False),
+        (["lventricle", "rventricle"], False),
+        (["leftkidney", "liver"], False),
+        (["LV", "RV", "MYO"], True),  # chambers in slices of any direction
+        (["lung", "rung", "cleft", "bright"], True),
+        (["lad", "lcx"], True),
+    ],
+)
+def test_doubtful_sides_turn_mirroring_off(labels: list[str], is_allowed: bool) -> None:
+    assert (not find_sides(labels).obstacle) is is_allowed
+
+
 def test_pairs_must_be_complete_mirror_images() -> None:
     assert find_sides(["liver", "kidney_left", "kidney_right"]).pairs == (("kidney_left", "kidney_right"),)
     assert find_sides(["lung_upper_left", "lung_upper_right", "lung_middle_right"]).obstacle.startswith(

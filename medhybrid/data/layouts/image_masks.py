@@ -1,4 +1,4 @@
-"""Masks in image files (PNG, TIFF, BMP) beside radiographs and single DICOM slices, in the layout of studies.
+"""Masks in image files (PNG, TIFF, BMP, GIF) beside radiographs and single DICOM slices, in the layout of studies.
 
 Beside other scans, image files count as previews. But the mask of a study may be an image file, if all scans of the study are
 DICOM images of one slice, and it has no other mask.
