@@ -12,6 +12,7 @@ from medhybrid.data.layouts.drawn_on import drawn_on
 from medhybrid.draft.subjects import subjects_of_units
 from medhybrid.names import name_from_path
 from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans.dicom.patient import one_for_each_patient
 from medhybrid.scans.dicom.references import KINDS
 
 
@@ -61,7 +62,9 @@ def lines_of(units: Sequence[Unit], patterns: Mapping[str, str], entries: Sequen
     base = Path(os.path.commonpath([u.folder.parent for u in units]))
     alone = {folder for folder, n in Counter(e.paths[0].parent for e in entries).items() if n == 1}
     lines = [["case", "subject", "mask", *patterns]]
-    subjects = subjects_of_units([u.folder.relative_to(base) for u in units], [u.images[0].patient for u in units])
+    same = one_for_each_patient(u.images[0].patient for u in units)
+    patients = [same[u.images[0].patient] for u in units]
+    subjects = subjects_of_units([u.folder.relative_to(base) for u in units], patients)
     for unit, subject in zip(units, subjects, strict=True):
         series = [_of_channel(unit, wanted) for wanted in patterns.values()]
         if all(len(found) == 1 and found[0].paths[0].parent in alone for found in series):

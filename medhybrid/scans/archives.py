@@ -19,6 +19,9 @@ from medhybrid.errors import ScanError
 from medhybrid.names import printable_path, same_file_name
 from medhybrid.scans.dicom.deflated import find_bomb
 
+TEXTS = (".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf")
+"""Suffixes of documents beside the scans."""
+
 MAX_MEMBERS = 200_000
 MAX_RATIO = 200
 """Largest ratio of unpacked to packed size. Only a single label map may compress better."""
@@ -62,6 +65,7 @@ def unpack(archive: Path, into: Path, *, n_dense: int = 0) -> int:
     try:
         with zipfile.ZipFile(archive) as file:
             members = _without_copies([m for m in file.infolist() if not m.is_dir()])
+            members = _without_doubled_texts(members)
             if not members:
                 raise _refused(archive, "no files in it")
             n_dense = _check(archive, members, shutil.disk_usage(into).free, n_dense)
@@ -84,6 +88,18 @@ def unpack(archive: Path, into: Path, *, n_dense: int = 0) -> int:
 def _without_copies(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     """Return members without repeated entries of the same name, checksum and size."""
     return list({(m.filename, m.CRC, m.file_size): m for m in reversed(members)}.values())[::-1]
+
+
+def _without_doubled_texts(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """Return members without texts whose names differ only in upper and lower case from those of another: `README.txt`."""
+    seen: set[str] = set()
+    kept = []
+    for m in members:
+        name = m.filename.casefold()
+        if not (name in seen and PurePosixPath(name).suffix in TEXTS):
+            kept.append(m)
+        seen.add(name)
+    return kept
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int, n_dense: int) -> int:

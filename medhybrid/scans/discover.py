@@ -390,7 +390,8 @@ def _series_name(series: SeriesEntry, base: Path, singles: Mapping[Path, int]) -
     """
     path = series.paths[0]
     if _is_single_image(series) and (path.parent == base or singles[path.parent] > 1):
-        return name_from_path(path.relative_to(base).with_suffix("") if path.suffix else path.relative_to(base))
+        below = path.relative_to(base) if path.is_relative_to(base) else Path(path.name)
+        return name_from_path(below.with_suffix("") if path.suffix else below)
     used = {f.path.parent for v in series.volumes for f in v.stack.frames}  # without copies elsewhere
     folders = used or {p.parent for p in series.paths}
     common = Path(os.path.commonpath([str(f) for f in folders]))

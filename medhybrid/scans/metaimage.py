@@ -36,6 +36,12 @@ LENGTH_FIELDS = ("elementspacing", "elementsize")
 
 PLACE_FIELDS = ("offset", "position", "origin")
 
+UNSTATED = {
+    LENGTH_FIELDS: "the header states no spacing; 1 mm is assumed",
+    PLACE_FIELDS: "the header states no position; the origin is assumed",
+}
+"""Notes on absent fields."""
+
 MAX_LINE = 4096
 """Longest line that ITK reads, in characters."""
 
@@ -76,6 +82,7 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
     lps[:n_spatial, 3] = reader.GetOrigin()[:n_spatial]
     if dimension == 2:
         notes += (UNKNOWN_THICKNESS,)
+    notes += tuple(note for fields, note in UNSTATED.items() if header.get(*fields) is None)
     letters = header.get("anatomicalorientation") or ""
     if header.get(*MATRIX_FIELDS) is None and letters.upper() not in LPS_NAMES:
         notes += (f"AnatomicalOrientation {letters} is not used: without a TransformMatrix, LPS is assumed",)

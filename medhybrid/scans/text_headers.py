@@ -6,6 +6,7 @@ values. A file outside the header's folder is refused, because a header from els
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,17 @@ def read_text_header(path: Path) -> TextHeader:
             )
         if key in DATA_FILE_FIELDS:
             name = _check_data_file(path, value)
-            values_path = path if name.upper() == "LOCAL" else path.parent / name
+            values_path = path if name.upper() == "LOCAL" else _found(path.parent / name)
         fields[key] = value
     return TextHeader(path, fields, values_path, length, pairs)
+
+
+def _found(path: Path) -> Path:
+    """Return a path, or that of the only file beside it whose name differs in upper and lower case only."""
+    if os.path.lexists(path) or not path.parent.is_dir():
+        return path
+    alike = [p for p in path.parent.iterdir() if p.name.casefold() == path.name.casefold()]
+    return alike[0] if len(alike) == 1 else path
 
 
 def _decode(content: bytes) -> str:

@@ -41,6 +41,22 @@ def test_a_series_in_an_archive_is_read_under_the_name_of_the_archive(series: li
     assert not folder.exists()
 
 
+def test_texts_whose_names_differ_in_case_do_not_stop_an_archive(series: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "w") as file:
+        for path in series:
+            file.write(path, f"T1/{path.name}")
+        file.writestr("T1/README.txt", "a")
+        file.writestr("T1/readme.txt", "b")
+
+    (entry,) = [e for e in discover(tmp_path / "in").entries if e.paths]
+
+    assert entry.problem == ""
+    with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "a") as file:
+        file.writestr("t1/" + series[0].name.upper(), b"other")
+    assert any("two members with the same name" in e.problem for e in discover(tmp_path / "in").entries)
+
+
 def test_an_archive_inside_an_archive_is_skipped_with_an_entry(series: list[Path], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "inner.zip", "w") as file:
@@ -213,3 +229,19 @@ def test_an_archive_without_files_is_refused_in_words(tmp_path: Path, folder: st
     (entry,) = discover(tmp_path).entries
 
     assert "no files in it" in entry.problem
+
+
+def test_an_archive_beside_its_unpacked_files_gives_one_scan_with_the_name_of_the_folder(
+    series: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "in" / "patient" / "T1"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "w") as file:
+        for path in series:
+            file.write(path, f"T1/{path.name}")
+            (folder / path.name).write_bytes(path.read_bytes())
+
+    (entry,) = [e for e in discover(tmp_path / "in").entries if e.paths]
+
+    assert (entry.name, entry.problem) == ("patient__T1", "")
+    np.testing.assert_array_equal(np.sort(read_entry(entry, "c").array.ravel()), np.sort(VALUES.ravel()))

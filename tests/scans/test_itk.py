@@ -408,3 +408,29 @@ def test_bytes_after_a_compressed_stream_are_noted_or_refused(tmp_path: Path, n_
 def test_upper_case_suffixes_are_recognised(tmp_path: Path) -> None:
     for path in (write_nrrd(tmp_path / "X.NRRD", {}), write_meta(tmp_path / "X.MHA", {})):
         np.testing.assert_allclose(read_scan(path).affine, PLACE)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_the_file_of_the_values_may_be_spelt_with_other_letters(
+    tmp_path: Path, suffix: str, is_compressed: bool
+) -> None:
+    image = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"), useCompression=is_compressed)
+    (values,) = [p for p in tmp_path.iterdir() if p.suffix != suffix]
+    values.rename(values.with_name(values.name.upper()))
+
+    np.testing.assert_array_equal(read_scan(tmp_path / f"a{suffix}").array[0].T, sitk.GetArrayFromImage(image))
+
+
+def test_a_metaimage_without_spacing_or_position_has_a_note(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 4, 5), np.int16)), str(tmp_path / "a.mhd"))
+    text = (tmp_path / "a.mhd").read_text()
+    assert not [n for n in read_scan(tmp_path / "a.mhd").notes if "states no" in n]
+
+    lines = [line for line in text.split("\n") if not line.startswith(("ElementSpacing", "Offset"))]
+    (tmp_path / "a.mhd").write_text("\n".join(lines))
+
+    notes = " ".join(read_scan(tmp_path / "a.mhd").notes)
+    assert "states no spacing; 1 mm is assumed" in notes
+    assert "states no position" in notes

@@ -194,6 +194,16 @@ SIZES: dict[str, tuple[str, dict[str, Any], tuple[float, float, float] | None]] 
         {"description": imagej(unit="µm", spacing=2).encode(), "x_resolution": 4.0, "y_resolution": 4.0},
         (0.00025, 0.00025, 0.002),
     ),
+    "ImageJ in several units": (
+        ".tif",
+        {
+            "description": imagej(unit="mm", yunit="cm", zunit="micron", spacing=500),
+            "x_resolution": 4.0,
+            "y_resolution": 40.0,
+        },
+        (0.25, 0.25, 0.5),
+    ),
+    "OME in single quotes": (".tif", {"description": OME.replace('"', "'")}, (0.00065, 0.00065, 1.0)),
     "camera": (".jpg", {"dpi": (177, 177)}, None),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from medhybrid.data.layouts.case import Case, Note
 from medhybrid.scans import ScanEntry
+from medhybrid.scans.dicom.patient import one_for_each_patient
 
 SHOWN = 5
 
@@ -22,6 +23,8 @@ def first_study_of_patient(studies: Mapping[str, Sequence[ScanEntry]]) -> dict[s
         known = Counter(e.patient for e in entries if any(e.patient))
         if known:
             patients[study] = max(known.items(), key=lambda found: (found[1], found[0]))[0]
+    same = one_for_each_patient(patients.values())
+    patients = {study: same[identity] for study, identity in patients.items()}
     if len(set(patients.values())) < 2:
         return {}
     first: dict[tuple[str, ...], str] = {}

@@ -11,6 +11,9 @@ import os
 import sys
 from typing import Any, BinaryIO
 
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+"""Transfer syntax of JPEG with 8 or 12 bits."""
+
 MEMORY_FACTOR = 64
 """Memory limit of a decoder in bytes per byte of the frame, in addition to `MEMORY_FREE`."""
 
@@ -40,8 +43,26 @@ def decode(header: dict[str, Any], stream: bytes) -> Any:
     dataset.NumberOfFrames = 1
     dataset.PixelData = encapsulate([stream])
     dataset["PixelData"].VR = "OB"
+    if header["syntax"] == JPEG_EXTENDED and int(header["attributes"].get("BitsStored", 0)) > 8:
+        return decode_by_itk(dataset)
     values, _ = get_decoder(UID(header["syntax"])).as_array(dataset, index=0, raw=True, **header["options"])
     return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def decode_by_itk(dataset: Any) -> Any:
+    """Decode the stored values of an image of one frame with SimpleITK: other decoders have no JPEG of 12 bits."""
+    import tempfile
+
+    import SimpleITK as sitk
+    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "frame.dcm")
+        dataset.save_as(path, enforce_file_format=True)
+        values = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    return values.reshape(dataset.Rows, dataset.Columns)
 
 
 def bound_memory(n_frame_bytes: int) -> None:

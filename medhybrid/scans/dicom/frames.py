@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import SeriesError
 from medhybrid.number_text import format_apart
+from medhybrid.scans.dicom import nuclear
 from medhybrid.scans.dicom.attributes import integer, number, numbers, text, value_of
 from medhybrid.scans.dicom.tiles import is_sheet, read_sheet
 from medhybrid.scans.dicom.traits import dimension_names, frame_traits, plain_traits
@@ -67,6 +68,7 @@ FRAME_TAGS = (
     "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
+    *nuclear.TAGS,
 )
 
 QUANTITY_MODALITIES = ("CT", "PT", "NM")
@@ -189,9 +191,26 @@ def read_frames(header: Any, path: Path) -> list[Frame]:
         return list(_enhanced(header, path))
     if is_sheet(header):
         return _read_tiles(header, path)
+    if nuclear.is_tomogram(header) and (slices := nuclear.read_slices(header)) is not None:
+        return _read_tomogram(header, path, slices)
     if (integer(header, "NumberOfFrames") or 1) != 1:
         raise _no_geometry(path, "several frames without functional groups")
     return [_frame(header, path, 0, header, header, header, header, plain_traits(header))]
+
+
+def _read_tomogram(header: Any, path: Path, slices: nuclear.Slices) -> list[Frame]:
+    if len(slices.steps_mm) > MAX_FRAMES:
+        raise _no_geometry(path, f"{len(slices.steps_mm)} frames")
+    first = _frame(header, path, 0, slices.place, slices.place, header, header, plain_traits(header))
+    return [
+        replace(
+            first,
+            index=i,
+            position_mm=nuclear.moved(first.position_mm, first.orientation, step),
+            traits={**first.traits, **traits},
+        )
+        for i, (step, traits) in enumerate(zip(slices.steps_mm, slices.traits, strict=True))
+    ]
 
 
 def _read_tiles(header: Any, path: Path) -> list[Frame]:

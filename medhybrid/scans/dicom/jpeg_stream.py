@@ -168,5 +168,5 @@ def lossy_error(stream: bytes, syntax: str, *, was_lossy: bool) -> int | None:
 
 
 def _ends_whole(stream: bytes) -> bool:
-    """Return True if a stream ends with its end marker, apart from padding."""
-    return stream.rstrip(b"\0")[-2:] == bytes((0xFF, EOI))
+    """Return True if a stream ends with its end marker, apart from padding with 0 or the fill byte 0xFF."""
+    return stream.rstrip(b"\0\xff")[-2:] == bytes((0xFF, EOI))

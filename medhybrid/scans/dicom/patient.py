@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from medhybrid.scans.dicom.attributes import text, value_of
 
 IDENTIFIERS = ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientName")
-"""Attributes that identify a patient. A missing value differs from a present one. Names have several spellings, so they are
-compared only without an ID."""
+"""Attributes that identify a patient. Names have several spellings, so they are compared only without an ID."""
+
+MAY_BE_ABSENT = (1, 2)
+"""Positions of the issuer and the birth date: with the same ID, a missing value is no difference."""
 
 Identity = tuple[str, ...]
 """The values of `IDENTIFIERS`."""
@@ -19,11 +22,24 @@ def identity_of(header: Any) -> Identity:
     """Return the patient identifiers of a data set."""
     number, issuer, birth_date = (text(header, keyword).strip() for keyword in IDENTIFIERS[:3])
     name = str(value_of(header, "PatientName") or "")
-    return number, issuer, birth_date, "" if number else name.rstrip("^ ").casefold()
+    digits = re.sub(r"[-./ ]", "", birth_date)
+    birth_date = digits if len(digits) == 8 else birth_date
+    return number, issuer, birth_date.strip("0") and birth_date, "" if number else name.rstrip("^ ").casefold()
 
 
 def differing_identifiers(identities: Sequence[Identity]) -> tuple[str, ...]:
     """Return the attributes in which identities differ; empty if all belong to one patient."""
-    return tuple(
-        name for name, values in zip(IDENTIFIERS, zip(*identities, strict=True), strict=True) if len(set(values)) > 1
-    )
+    values = [set(of) for of in zip(*identities, strict=True)]
+    if values and len(values[0]) == 1 and "" not in values[0]:
+        for i in MAY_BE_ABSENT:
+            values[i].discard("")
+    return tuple(name for name, of in zip(IDENTIFIERS, values, strict=True) if len(of) > 1)
+
+
+def one_for_each_patient(identities: Iterable[Identity]) -> dict[Identity, Identity]:
+    """Return identity to that of its patient which has the most values: other series may lack the birth date."""
+    found: dict[Identity, Identity] = {}
+    for identity in sorted(set(identities), key=lambda i: (i.count(""), i)):
+        alike = (o for o in found.values() if len(o) == len(identity) and not differing_identifiers([identity, o]))
+        found[identity] = next(alike, identity)
+    return found

@@ -59,7 +59,7 @@ def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> di
     parts = _by_traits(frames, slots) or _by_runs(frames, slots, repeats)
     if parts is None:
         _refuse_incomplete(frames, slots, series)
-        parts = _by_ranks(frames, slots, repeats) or _by_attributes(frames, slots)
+        parts = _by_ranks(frames, slots, repeats) or _by_attributes(frames, slots) or _by_files(frames, slots)
     if n_positions == 1:
         raise SeriesError(
             f"{series}: {len(frames)} images of a single slice, such as the times of a cine",
@@ -212,6 +212,20 @@ def _by_attributes(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list
             ordered = sorted(parts, key=lambda v: sort_key((v,)))
             return {f"volume_{n}": [frames[i] for i in parts[v]] for n, v in enumerate(ordered, start=1)}
     return None
+
+
+def _by_files(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
+    """Split frames by their files, if each file has every position once, in the order of the instance numbers."""
+    files: dict[Path, list[int]] = {}
+    for i, f in enumerate(frames):
+        files.setdefault(f.path, []).append(i)
+    numbers = {path: frames[found[0]].number for path, found in files.items()}
+    n_positions = int(slots.max()) + 1
+    are_whole = all(len(found) == n_positions == len(set(slots[found])) for found in files.values())
+    if n_positions < 2 or not are_whole or None in numbers.values() or len(set(numbers.values())) < len(files):
+        return None
+    ordered = sorted(files, key=lambda path: numbers[path] or 0)
+    return {f"volume_{n}": [frames[i] for i in files[path]] for n, path in enumerate(ordered, start=1)}
 
 
 def _first_values(datasets: Sequence[Any], names: Collection[str]) -> dict[str, str]:

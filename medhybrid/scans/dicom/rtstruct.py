@@ -142,10 +142,10 @@ def _structure(name: str, items: Sequence[Any], description: Any) -> Structure:
         values = list(value_of(item, "ContourData") or [])
         while values and str(values[-1]).strip() == "":  # after a backslash at the end
             values.pop()
-        kind, n = text(item, "ContourGeometricType").upper(), len(values)
+        kind, n = text(item, "ContourGeometricType").upper() or CLOSED_TYPES[0], len(values)
         flat = _as_numbers(values)
         if kind not in CLOSED_TYPES or n < 9:
-            others.append(kind or "no type")
+            others.append(kind)
         elif flat is None or n % 3:
             problem = f"a contour of {n} values that are not points"
         else:

@@ -116,3 +116,19 @@ def test_values_with_a_real_world_mapping_are_not_inverted_by_monochrome1(place:
     d.save_as(path)
 
     np.testing.assert_array_equal(np.sort(read_scan(path).array.ravel()), np.sort(values(0).ravel()))
+
+
+def test_files_of_one_volume_each_are_ordered_by_their_instance_numbers(tmp_path: Path) -> None:
+    for number in (3, 1, 2):
+        path = write_enhanced(tmp_path / f"{number}.dcm", [values(number)], AFFINE)
+        d = pydicom.dcmread(path)
+        d.SOPInstanceUID = d.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
+        d.InstanceNumber = number
+        d.SeriesInstanceUID, d.StudyInstanceUID = "1.3", "1.4"
+        d.save_as(path)
+
+    found = discover(tmp_path).entries
+
+    assert [e.part for e in found] == ["volume_1", "volume_2", "volume_3"]
+    for number, entry in enumerate(found, start=1):
+        np.testing.assert_array_equal(np.sort(read_entry(entry, "c").array.ravel()), np.sort(values(number).ravel()))

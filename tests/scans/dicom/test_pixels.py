@@ -10,8 +10,10 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -173,3 +175,17 @@ def test_a_scan_does_not_need_its_files_after_reading(tmp_path: Path) -> None:
         path.unlink()
 
     write_seg(tmp_path / "seg.dcm", np.ones(SHAPE, np.uint8), scan, SegInfo({"x": 1}, "0"))
+
+
+def test_jpeg_of_12_bits_is_decoded(tmp_path: Path) -> None:
+    d = pydicom.dcmread(get_testdata_file("JPGExtended.dcm"))
+    d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    d.Modality, d.PixelSpacing = "CT", [1, 1]
+    d.ImageOrientationPatient, d.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 0]
+    d.save_as(tmp_path / "a.dcm")
+
+    array = read_scan(tmp_path / "a.dcm").array
+
+    assert array.shape == (1, 256, 1024, 1)
+    # values that pydicom's documentation gives for this file
+    assert (array[0, 140, 420, 0], array[0, 120, 230, 0]) == (244, 95)

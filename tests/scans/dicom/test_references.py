@@ -436,6 +436,20 @@ def test_halves_combined_by_exclusive_or_keep_the_line_that_they_share(tmp_path:
     np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
 
 
+def test_contours_without_a_type_are_closed(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [square(h, (2, 2), (7, 9)) for h in scan.source.header[2:4]]})
+    expected = read_masks(path, scan, ["x"])["x"]
+    d = pydicom.dcmread(path)
+    for item in d.ROIContourSequence[0].ContourSequence:
+        del item.ContourGeometricType
+    d.save_as(path)
+
+    np.testing.assert_array_equal(read_masks(path, scan, ["x"])["x"], expected)
+    assert expected.any()
+
+
 def test_an_open_contour_beside_closed_ones_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.sr.codedict import codes
@@ -322,7 +325,7 @@ def write_map(path: Path, pixels: np.ndarray, sources: list[Path], slope: float,
         lut_label="ADC",
         lut_explanation="diffusion",
         unit=codes.UCUM.NoUnits,
-        value_range=(0, 4000),
+        value_range=(0.0, 4000.0) if pixels.dtype.kind == "f" else (0, 4000),
         slope=slope,
         intercept=intercept,
     )
@@ -354,6 +357,88 @@ def test_integers_of_a_parametric_map_are_its_real_world_values(
 
     np.testing.assert_allclose(scan.array, image.array * slope + intercept, rtol=1e-5)
     np.testing.assert_allclose(scan.affine, image.affine, atol=1e-5)
+
+
+def test_numbers_of_a_float_parametric_map_are_mapped(series: list[Path], tmp_path: Path) -> None:
+    pixels = values().transpose(2, 1, 0).astype(np.float32)
+    path = write_map(tmp_path / "map.dcm", pixels, series, 2.0, 5.0)
+
+    np.testing.assert_allclose(read_scan(path).array, read_scan(series).array * 2.0 + 5.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lookup table", "several lines"])
+def test_a_parametric_map_with_another_mapping_is_refused(kind: str, series: list[Path], tmp_path: Path) -> None:
+    path = write_map(tmp_path / "map.dcm", values().transpose(2, 1, 0).copy(), series, 1.0, 0.0)
+    d = pydicom.dcmread(path)
+    for groups in (*d.SharedFunctionalGroupsSequence, *d.PerFrameFunctionalGroupsSequence):
+        for mapping in list(groups.get("RealWorldValueMappingSequence", [])):
+            if kind == "lookup table":
+                mapping.RealWorldValueLUTData = [0.0, 1.0]
+            else:
+                other = copy.deepcopy(mapping)
+                other.RealWorldValueSlope = 3.0
+                groups.RealWorldValueMappingSequence.append(other)
+    d.save_as(path)
+
+    with pytest.raises(SeriesError, match="mapped to real values by a lookup table"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ImagePositionPatient", lambda d: "\\".join(map(str, d.ImagePositionPatient))),
+        ("PixelSpacing", lambda d: "\\".join(str(v).replace(".", ",") for v in d.PixelSpacing)),
+        ("ImageOrientationPatient", lambda d: "\\".join(map(str, d.ImageOrientationPatient)) + "\\"),
+    ],
+)
+def test_numbers_in_a_text_are_read(name: str, value: Callable[[Any], str], series: list[Path], tmp_path: Path) -> None:
+    expected = read_scan(series)
+
+    def change(d: Any, _: int) -> None:
+        text = value(d)
+        del d[name]
+        d.add_new(tag_for_keyword(name), "LT", text)
+
+    edit_all(series, change)
+
+    found = read_scan(series)
+    np.testing.assert_allclose(found.affine, expected.affine)
+    np.testing.assert_array_equal(found.array, expected.array)
+
+
+@pytest.mark.parametrize("intercept", [0, 4095])
+def test_a_negative_slope_inverts_integers(intercept: int, series: list[Path]) -> None:
+    before = read_scan(series).array.astype(int)  # stored values: the series has no rescaling
+
+    def change(d: Any, _: int) -> None:
+        d.RescaleSlope, d.RescaleIntercept = -1, intercept
+
+    edit_all(series, change)
+
+    np.testing.assert_array_equal(read_scan(series).array, intercept - before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"Modality": "RTIMAGE"}, "radiotherapy image"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "ImagePositionPatient": None}, "screen save"),
+    ],
+)
+def test_images_of_other_kinds_are_skipped(
+    changes: dict[str, Any], reason: str, series: list[Path], tmp_path: Path
+) -> None:
+    def change(d: Any, _: int) -> None:
+        for name, value in changes.items():
+            if value is None:
+                delattr(d, name)
+            else:
+                setattr(d, name, value)
+
+    edit_all(series, change)
+
+    assert {e.skip_reason for e in discover(series[0].parent).entries} == {reason}
 
 
 @pytest.mark.parametrize("place", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
