@@ -27,6 +27,10 @@ MIN_KNOWN = 0.5
 """Share of the voxels with known label without which a mask counts as scribbles: its labels are parts of structures."""
 
 
+LARGE = 90.0
+"""Percentile of the extent of the labels that a patch should cover: half of the cases have larger ones than the median."""
+
+
 class Intensities(BaseModel):
     """Statistics of a channel's intensities inside the reference masks."""
 
@@ -117,6 +121,8 @@ class Fingerprint(BaseModel):
     ----------
     median_labels_mm : (3,) tuple, optional
         Median extent of all labels together.
+    large_labels_mm : (3,) tuple, optional
+        Percentile `LARGE` of this extent, for the field of view of a patch.
     thickness_mm : dict
         For each label, the median of its thickness in the cases that have it.
     """
@@ -130,6 +136,7 @@ class Fingerprint(BaseModel):
     intensities: dict[str, Intensities]
     seen: SeenRange | None = None
     median_labels_mm: tuple[float, float, float] | None = None
+    large_labels_mm: tuple[float, float, float] | None = None
     thickness_mm: dict[str, tuple[float, float, float]] = {}
 
 
@@ -243,6 +250,7 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
         intensities[channel] = Intensities(
             mean=float(clipped.mean()), deviation=float(clipped.std()), low=float(low), high=float(high)
         )
+    extents = [c.labels_mm for c in cases if c.labels_mm is not None]
     return Fingerprint(
         n_cases=len(cases),
         median_spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
@@ -252,16 +260,19 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
         },
         intensities=intensities,
         seen=range_of(cases),
-        median_labels_mm=_median([c.labels_mm for c in cases if c.labels_mm is not None]),
-        thickness_mm={n: t for n in names if (t := _median([c.thickness_mm[n] for c in cases if n in c.thickness_mm]))},
+        median_labels_mm=_percentile(extents, 50.0),
+        large_labels_mm=_percentile(extents, LARGE),
+        thickness_mm={
+            n: t for n in names if (t := _percentile([c.thickness_mm[n] for c in cases if n in c.thickness_mm], 50.0))
+        },
     )
 
 
-def _median(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float] | None:
-    """Return the median along each axis; None without values."""
+def _percentile(values: Sequence[tuple[float, float, float]], percent: float) -> tuple[float, float, float] | None:
+    """Return a percentile along each axis; None without values."""
     if not values:
         return None
-    x, y, z = np.median(values, axis=0)
+    x, y, z = np.percentile(values, percent, axis=0)
     return float(x), float(y), float(z)
 
 

@@ -68,7 +68,7 @@ class Sizes:
     spacing_mm, extent_mm : (3,) tuple
         Median spacing and extent of the scans.
     labels_mm : (3,) tuple
-        Median extent of all labels together.
+        Extent of all labels together in scans where it is large.
     thickness_mm : dict
         For each label, its mean thickness along each axis; empty if unknown.
     """

@@ -65,11 +65,11 @@ def make_plan(
 
 
 def sizes_of(config: StudyConfig, fingerprint: Fingerprint) -> Sizes:
-    """Return the sizes of a fingerprint; one of an earlier version has no extent of the labels, and gets that of the scan."""
+    """Return the sizes of a fingerprint; one of an earlier version may lack the extent of the labels."""
     return Sizes(
         spacing_mm=fingerprint.median_spacing_mm,
         extent_mm=fingerprint.median_extent_mm,
-        labels_mm=fingerprint.median_labels_mm or fingerprint.median_extent_mm,
+        labels_mm=fingerprint.large_labels_mm or fingerprint.median_labels_mm or fingerprint.median_extent_mm,
         thickness_mm={n: t for n, t in fingerprint.thickness_mm.items() if min(t) > 0},
         n_channels=len(config.data.channels),
         n_labels=len(config.data.regions or config.data.labels),
