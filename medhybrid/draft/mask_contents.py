@@ -26,6 +26,9 @@ MIN_ALIKE = 0.7
 
 MAX_LABELLED = 0.95
 
+OTHER_WORDS = frozenset({"brain", "bet", "skull", "fov", "head", "body", "foreground", "background", "valid"})
+"""Words of masks from preprocessing, which are left out beside others."""
+
 
 def kinds_of(paths: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     """Return files by the words that many of them have in their names and folders, without numbers.
@@ -45,6 +48,8 @@ def kinds_of(paths: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
 def masks_by_contents(root: Path, paths: Sequence[Path]) -> list[Path]:
     """Return the files of the only kind whose sampled files are all label maps; none if there is no such kind, or several.
 
+    A kind of preprocessing, such as `fov`, does not count beside another one.
+
     Parameters
     ----------
     paths : sequence of Path
@@ -53,8 +58,10 @@ def masks_by_contents(root: Path, paths: Sequence[Path]) -> list[Path]:
     kinds = {k: sorted(found) for k, found in kinds_of(paths).items()}
     if len(kinds) < 2:
         return []
-    masks = [found for kind, found in kinds.items() if DERIVED_WORDS.isdisjoint(kind) and _are_label_maps(root, found)]
-    return masks[0] if len(masks) == 1 else []
+    masks = {k: found for k, found in kinds.items() if DERIVED_WORDS.isdisjoint(k) and _are_label_maps(root, found)}
+    if len(masks) > 1:
+        masks = {k: found for k, found in masks.items() if OTHER_WORDS.isdisjoint(k)}
+    return next(iter(masks.values())) if len(masks) == 1 else []
 
 
 def _are_label_maps(root: Path, paths: Sequence[Path]) -> bool:

@@ -41,11 +41,24 @@ def test_masks_are_found_in_each_arrangement(cases: list[str], arrangement: tupl
 def test_two_kinds_of_label_maps_are_not_chosen_from(tmp_path: Path) -> None:
     for i in range(4):
         image, labels = blob_case(i, SHAPE)
-        for name, array in (("t1", image), ("vessels", labels), ("brain", labels)):
+        for name, array in (("t1", image), ("vessels", labels), ("lobes", labels)):
             save_nifti(tmp_path / "d" / f"p{i}" / f"{name}.nii.gz", array)
 
     with pytest.raises(DataError, match="no scans with reference masks"):
         init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize("other", ["brain", "fov", "skull"])
+def test_a_mask_of_preprocessing_beside_another_is_neither_mask_nor_channel(other: str, tmp_path: Path) -> None:
+    for i in range(4):
+        image, labels = blob_case(i, SHAPE)
+        for name, array in (("t1", image), ("vessels", labels), (other, (image > 50).astype(np.uint8))):
+            save_nifti(tmp_path / "d" / f"p{i}" / f"{name}.nii.gz", array)
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    assert [c.name for c in made.draft.channels] == ["t1"]
+    assert len(made.draft.labels) == 2
 
 
 def test_files_that_are_results_of_models_are_no_masks(tmp_path: Path) -> None:
