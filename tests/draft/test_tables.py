@@ -144,3 +144,11 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
     made, _ = drafted(tmp_path, "id,image,label,site", ["a,I,M,x", "b,I,M,y"])
 
     assert "1 columns of list.csv are not used: site" in made.draft.remarks
+
+
+def test_a_column_of_diagnoses_is_no_list_of_labels(tmp_path: Path) -> None:
+    made, listing = drafted(tmp_path, "id,image,label_file,labels", ["a,I,M,benign", "b,I,M,malignant", "c,I,M,normal"])
+
+    assert [c.problem for c in listing.cases] == [None] * 3
+    assert all(c.annotated is None for c in listing.cases)
+    assert any("columns of list.csv are not used: labels" in r for r in made.draft.remarks)
