@@ -58,6 +58,9 @@ JOINED = re.compile(
 LETTERS = 3
 """Least number of letters beside a letter for the side: `lkidney`, `LMCA`. With fewer, as in `LCA`, the side is doubtful."""
 
+DOUBTFUL = re.compile(r"l(?:[a-z]{2}|[va][\W_]?[a-z]+|[si]pv)")
+"""Names with a letter for a side that may be parts of the heart or its vessels (`LVOT`, `LSPV`), or have another meaning."""
+
 MIN_LETTERS = 4
 """Length of a word that names a side also where no label of the other side exists; shorter ones have other meanings."""
 
@@ -105,6 +108,8 @@ def _of_other_side(left: str) -> list[str]:
     """Return the words for the right side of what a word names on the left; none for another word."""
     if left in LEFT:
         return [OTHER_SIDE[left], *(["droit"] if left == "gauche" else []), *(["destra"] if left == "sinistra" else [])]
+    if DOUBTFUL.fullmatch(left):
+        return []
     found = [f"r{left[1:]}"] if left[0] == "l" and len(left) > LETTERS else []
     return [*found, *([f"{left[:-1]}r"] if left[-1] == "l" and len(left) > LETTERS + 1 else [])]
 
@@ -135,7 +140,7 @@ def find_sides(
     if not _keeps_regions(labels, regions or {}, pairs):
         return Sides(obstacle="the regions of one side are not those of the other")
     known = {n.casefold() for n in labels}
-    if doubtful := [n for n in labels if re.fullmatch(r"l[a-z]{2}", n.casefold()) and f"r{n[1:].casefold()}" in known]:
+    if doubtful := [n for n in labels if DOUBTFUL.fullmatch(n.casefold()) and f"r{n[1:].casefold()}" in known]:
         return Sides(obstacle=f"{doubtful[0]} and the label with R in place of L may be sides")
     alone = [n for n in labels if n not in paired and _names_side(texts[n]) and not _is_of_heart(texts[n])]
     obstacle = f"{alone[0]} names a side, and no label is its other side" if alone else ""

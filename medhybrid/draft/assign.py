@@ -10,6 +10,7 @@ from pathlib import Path
 from medhybrid.draft.words import (
     IMAGE_WORDS,
     MASK_WORDS,
+    names_group,
     names_sequence,
     spelt_words,
     stem_of,
@@ -23,7 +24,7 @@ Words = Mapping[Path, Sequence[str]]
 def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, dict[str, Path]]:
     """Return channels and images of each mask: the mask with the most words that the image has all of, in their order.
 
-    A mask without a name of its own, such as `seg.nii`, gets the images in its folder.
+    A mask without a name of its own, such as `seg.nii`, gets the images in its folder that fit no other mask.
 
     Parameters
     ----------
@@ -38,18 +39,20 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
     by_folder = _are_named_by_folders(masks, images, shared)
     has_keys = sum(bool(key) for key in masks.values()) > 1
     n_alike = Counter(stem for _, stem in {(i.parent, stem_of(i)) for i in images})  # `.hdr` and `.img` are one
-    only_mask = _nameless_masks(masks)
+    nameless = {m for m in masks if all(w in MASK_WORDS or w in IMAGE_WORDS for w in words_of(stem_of(m)))}
+    only_mask = _only_masks(masks, nameless)
 
     def masks_for(image: Path, words: Sequence[str]) -> list[Path]:
-        if image.parent in only_mask:
-            return [only_mask[image.parent]]
         counts = Counter(m for w in {*images[image], ""} for m in by_word.get(w, ()))
         fitting = [m for m, n in counts.items() if n >= len(set(masks[m]) or {""}) and _fits(masks[m], words, shared)]
+        if image.parent in only_mask and not any(m for m in fitting if m not in nameless):
+            return [only_mask[image.parent]]
         if has_keys:  # a mask without a name of its own fits images in its folder only
             fitting = [m for m in fitting if masks[m] or image.parent == m.parent]
         best = max((len(masks[m]) for m in fitting), default=0)
         chosen = [m for m in fitting if len(masks[m]) == best]
         if len(chosen) > 1:
+            chosen = [m for m in chosen if m not in nameless] or chosen
             chosen = [m for m in chosen if m.parent == image.parent] or chosen
         return chosen
 
@@ -71,19 +74,13 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
             if len(chosen) == 1 and (chosen[0] not in has_images or n_beside[image.parent] > 1):
                 assigned[chosen[0]].append(image)
     named = {mask: _by_channel(found, images, masks[mask]) for mask, found in assigned.items()}
-    return {mask: _without_others(mask, masks[mask], found) for mask, found in named.items()}
+    return _without_others(masks, images, named)
 
 
-def _nameless_masks(masks: Words) -> dict[Path, Path]:
-    """Return folder to its only mask, if the name of the mask has no other words than those for masks or images."""
-    in_folder: dict[Path, list[Path]] = {}
-    for mask in masks:
-        in_folder.setdefault(mask.parent, []).append(mask)
-    return {
-        folder: found[0]
-        for folder, found in in_folder.items()
-        if len(found) == 1 and all(w in MASK_WORDS or w in IMAGE_WORDS for w in words_of(stem_of(found[0])))
-    }
+def _only_masks(masks: Words, nameless: set[Path]) -> dict[Path, Path]:
+    """Return folder to its mask, if it has a single one, and this one is nameless."""
+    n_inside = Counter(m.parent for m in masks)
+    return {m.parent: m for m in nameless if n_inside[m.parent] == 1}
 
 
 def _by_channel(found: Sequence[Path], images: Words, of_mask: Sequence[str]) -> dict[str, Path]:
@@ -114,31 +111,44 @@ def _channel_of(image: Path, words: Sequence[str], of_mask: Sequence[str], *, is
     return "_".join(spelt.get(w, w) for w in names) or "image"
 
 
-def _without_others(mask: Path, key: Sequence[str], found: dict[str, Path]) -> dict[str, Path]:
-    """Return the channels of a mask without images of other cases of the same name, such as `siteB/01` beside `siteA/01`.
+def _without_others(masks: Words, images: Words, named: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
+    """Return channels without images of other cases of the same name, such as `siteB/01.nii` beside `siteA/01.nii`.
 
-    These are in other folders than the mask, above the name of the case, while another image is in one with it. Folders of
-    sequences and modalities are not those of other cases.
+    These are in other folders than the mask, above the name of the case, while another image shares a folder with it. Folders
+    of sequences, and those with an image for each mask, are channels, unless their name is that of a group of cases.
     """
-    of_mask = _folders_above(mask, key)
-    folders = {channel: _folders_above(image, key) for channel, image in found.items()}
-    most = max((len(of_mask & above) for above in folders.values()), default=0)
+    other: dict[tuple[Path, str], frozenset[str]] = {}
+    for mask, found in named.items():
+        of_mask = _folders_above(mask, masks[mask])
+        shared = {c: len(of_mask & _folders_above(image, masks[mask])) for c, image in found.items()}
+        for channel, image in found.items():
+            folders = frozenset(_names_above(image, masks[mask])) - {f.lower() for f in mask.parts} - IMAGE_WORDS
+            if shared[channel] < max(shared.values()) and folders:
+                other[mask, channel] = folders
+    n_masks = Counter(other.values())
+    n_labelled = sum(bool(found) for found in named.values())
+    n_images = Counter(f for i in images for f in n_masks if f <= {part.lower() for part in i.parts[:-1]})
+    dropped = {
+        folders
+        for folders, n in n_masks.items()
+        if not any(map(names_sequence, folders))
+        and (any(map(names_group, folders)) or not n == n_labelled == n_images[folders])
+    }
     return {
-        channel: image
-        for channel, image in found.items()
-        if len(of_mask & folders[channel]) == most or any(map(names_sequence, folders[channel] - of_mask))
+        mask: {c: image for c, image in found.items() if other.get((mask, c)) not in dropped}
+        for mask, found in named.items()
     }
 
 
+def _names_above(path: Path, key: Sequence[str]) -> list[str]:
+    """Return the folders of a path, in lower case, above the first one with a word of the name of the case."""
+    folders = path.parts[:-1]
+    end = next((i for i, f in enumerate(folders) if not set(key).isdisjoint(words_of(f))), len(folders))
+    return [f.lower() for f in folders[:end]]
+
+
 def _folders_above(path: Path, key: Sequence[str]) -> set[str]:
-    """Return the words of the folders of a path above the first one with a word of the name of the case."""
-    words: set[str] = set()
-    for folder in path.parts[:-1]:
-        found = words_of(folder)
-        if not set(key).isdisjoint(found):
-            break
-        words |= set(found)
-    return words
+    return {w for folder in _names_above(path, key) for w in words_of(folder)}
 
 
 def _are_named_by_folders(masks: Words, images: Words, shared: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,10 @@ MAX_LISTS, MAX_LIST_BYTES = 50, 1 << 20
 """Largest number and size of text files that are read."""
 
 LIST_SHARE = 0.8
-"""Share of the names of a list or table that are those of cases."""
+"""Share of the names of a list that are those of cases."""
+
+MIN_SHARE = 0.5
+"""Share of the cases that a table must name; it may have further ones."""
 
 TABLES, LISTS = ("*.[cC][sS][vV]", "*.[tT][sS][vV]"), "*.txt"
 
@@ -72,13 +76,18 @@ def _known_names(cases: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
     known: dict[str, set[str]] = {}
     for case, others in cases.items():
         for name in {case, *others}:
-            known.setdefault(name.casefold(), set()).add(case)
+            known.setdefault(_folded(name), set()).add(case)
     return {name: of for name, of in known.items() if len(of) < len(cases) or len(cases) == 1}
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _plain(text: str) -> str:
     """Return the name of a cell or line, which may be the path of a file."""
-    return stem_of(Path(text.strip().replace("\\", "/"))).casefold()
+    name = text.strip().replace("\\", "/").rpartition("/")[2]
+    return _folded(stem_of(Path(name)) if "." in name and not name[-1].isdecimal() else name)
 
 
 def _read_one(
@@ -88,16 +97,23 @@ def _read_one(
     named = {c: [known.get(_plain(row[c]), set()) for _, row in table.rows] for c in table.columns if c}
     n_named = {c: len(set().union(*of)) for c, of in named.items() if of}
     key = max(n_named, key=lambda c: n_named[c], default="")
-    if not key or n_named[key] < 2 or sum(map(bool, named[key])) < LIST_SHARE * len(table.rows) / 2:
+    if not key or n_named[key] < max(2, MIN_SHARE * len(cases)):
         return
-    table = with_split(table, [key], path.name)
-    columns = {
-        "subjects": subject_column(table, [key]),
-        "parts": split_column(table, [key], path.name) or None,
-        "folds": table.column("fold"),
-    }
-    given = {kind: c for kind, c in columns.items() if c and c != key and not getattr(found, kind)}
-    used = [kind for kind, c in given.items() if _take(path.name, kind, c, table, named[key], cases, found)]
+    others = [c for c in table.columns if c and c != key]
+    # rows of a column of patients are patients: another column of identifiers, such as names, tells nothing more
+    subject = None if subject_column(table, []) == key else subject_column(table, [key])
+    given = {"subjects": subject, "parts": None, "folds": table.column("fold")}
+    try:
+        table = with_split(table, [key], path.name)
+        given["parts"] = split_column(table, [key], path.name) or None
+    except DataError as error:
+        found.remarks.append(f"the split of {printable_path(path.name)} is not used: {error}")
+    used = [
+        kind
+        for kind, c in given.items()
+        if c and (c in others or kind == "parts") and not getattr(found, kind)
+        if _take(path.name, kind, c, table, named[key], cases, found)
+    ]
     if used:
         found.used.add(path.name)
         found.remarks.append(f"{' and '.join(used)} are those of {printable_path(path.name)}")
@@ -120,12 +136,17 @@ def _take(
         for case in of if value else ():
             values.setdefault(case, set()).add(value)
     shown = f"the column {column} of {printable_path(name)} is not used"
+    all_values = {v for of in values.values() for v in of}
     if several := sorted(case for case, of in values.items() if len(of) > 1):
         found.remarks.append(f"{shown}: it has several values for {several[0]}")
     elif absent := sorted(set(cases) - set(values)):
         found.remarks.append(f"{shown}: it has no value for {len(absent)} of {len(cases)} cases, such as {absent[0]}")
-    elif kind == "folds" and not all(next(iter(of)).lstrip("-").isdecimal() for of in values.values()):
+    elif kind == "folds" and not all(v.lstrip("-").isdecimal() for v in all_values):
         found.remarks.append(f"{shown}: its values are no numbers of folds")
+    elif len(all_values) < 2:
+        found.remarks.append(f"{shown}: all cases have {next(iter(all_values), 'no value')}")
+    elif kind == "parts" and sum("train" in of for of in values.values()) < 2:
+        found.remarks.append(f"{shown}: fewer than two cases are for training")
     else:
         getattr(found, kind).update({case: next(iter(of)) for case, of in values.items()})
         return True

@@ -55,7 +55,8 @@ def _why_unused(draft: Draft, folds: Sequence[Fold]) -> str:
     names = {n for f in folds for n in (*f.train, *f.validation)}
     if len(unknown := sorted(names - set(draft.cases))) > MAX_UNKNOWN * len(names):
         return f"{len(unknown)} of its names are no cases, such as {unknown[0]}"
-    if not all(f.train and f.validation for f in folds):
+    known = set(draft.cases)
+    if not all(known.intersection(f.train) and known.intersection(f.validation) for f in folds):
         return "a fold has no cases for training or for validation"
     subjects = _subjects_of(draft)
     for fold in folds:

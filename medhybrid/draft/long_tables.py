@@ -18,7 +18,8 @@ MAX_KEYS = 2
 def as_wide(table: Table, file_column: str) -> Table | None:
     """Return a table with a line for each case and a column for each kind of file; None if the table has another form.
 
-    A column tells the kind: it has a word for masks and other words, and each case has each kind once at most.
+    A column tells the kind: it has a word for masks and other words, and each case has each kind once at most. Columns with one
+    value for each case, such as the split, are kept.
 
     Parameters
     ----------
@@ -51,9 +52,17 @@ def _pivoted(table: Table, keys: tuple[str, ...], kind: str, file_column: str) -
             return None  # two files of one kind: the case has another name
         made[column] = row[file_column]
     kinds = list(dict.fromkeys(_column_of(row[kind]) for _, row in table.rows))
+    others = [c for c in table.columns if c and c not in (*keys, kind, file_column, "case", *kinds)]
+    values: dict[tuple[str, str], set[str]] = {}
+    for _, row in table.rows:
+        for c in others:
+            values.setdefault(("_".join(row[k] for k in keys), c), set()).add(row[c])
+    kept = [c for c in others if all(len(values[case, c]) == 1 for case in lines)]
+    for case, (_, made) in lines.items():
+        made |= {c: next(iter(values[case, c])) for c in kept}
     if len(lines) < 2 or 2 * len(lines) > len(table.rows):
         return None
-    columns = ("case", *(k for k in keys if k != "case"), *kinds)
+    columns = ("case", *(k for k in keys if k != "case"), *kept, *kinds)
     rows = tuple((n, {c: made.get(c, "") for c in columns}) for n, made in lines.values())
     return Table(columns, rows, table.separator)
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.draft.draft import DraftLabel
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.reader import read_label_scan
+
+MIN_INSIDE = 0.9
+"""Share of the voxels of a mask that are those of others, if it is one of all labels together."""
 
 MAX_MEASURED = 2
 """Number of cases in which masks with a file for each label are measured."""
@@ -20,23 +26,30 @@ MAX_MEASURED = 2
 def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple[DraftLabel, ...], list[str], bool]:
     """Return a label for each segment, since masks with segments are read by their names; remarks; and if some are left out.
 
-    Labels with a file each are in order of their volume in a few cases, the largest first. A file with several values, such as
-    one of all labels together, is left out.
+    Labels with a file each are in order of their volume in a few cases, the largest first. A file with several values
+    that is one of all labels together is left out.
     """
     sizes: dict[str, list[float]] = {}
     combined: set[str] = set()
     masks = [c.mask for c in cases if c.mask is not None and c.mask.names]
     known = {joined_words(n): n for n in counts}
     for files in masks[:: max(1, len(masks) // MAX_MEASURED)][:MAX_MEASURED]:
+        several: dict[str, NDArray[np.bool_]] = {}
+        inside: NDArray[np.bool_] | None = None
         for name, path in zip(files.names, files.paths, strict=True):
             if (label := known.get(joined_words(name))) is None:
                 continue
             with suppress(MedHybridError, OSError):
                 mask = read_label_scan(path)
-                if np.count_nonzero(np.unique(mask.array)) > 1:
-                    combined.add(label)
-                elif volume := float(np.count_nonzero(mask.array)) * mask.grid.voxel_ml:
+                array: NDArray[Any] = round_labels(mask.array)
+                if np.count_nonzero(np.unique(array)) > 1:
+                    several[label] = array > 0
+                elif volume := float(np.count_nonzero(array)) * mask.grid.voxel_ml:
                     sizes.setdefault(label, []).append(volume)
+                    inside = array > 0 if inside is None or inside.shape != array.shape else inside | (array > 0)
+        if inside is not None:
+            joint = inside
+            combined |= {n for n, of in several.items() if of.shape == joint.shape and _is_inside(of, joint)}
     combined = combined if len(combined) < len(counts) else set()
     counts = {n: c for n, c in counts.items() if n not in combined}
     volumes = {n: float(np.median(found)) for n, found in sizes.items()}
@@ -47,3 +60,7 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
     if combined:
         remarks.append(f"files with several labels are left out: {', '.join(sorted(combined)[:8])}")
     return labels, remarks, bool(combined)
+
+
+def _is_inside(mask: NDArray[np.bool_], others: NDArray[np.bool_]) -> bool:
+    return bool((mask & others).sum() >= MIN_INSIDE * mask.sum())

@@ -54,28 +54,37 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
     cases = [p.case for p in pairs.pairs]
     plain = [PART_WORDS.sub("", c) if any(p.part for p in pairs.pairs) else c for c in cases]
     found, reason = _subjects(pairs, plain)
+    have_same_names = any(p.part for p in pairs.pairs) and len(set(plain)) < len(plain)
     others = {
-        p.case: {stem_of(f) for f in (p.mask, *p.images.values())} | ({found[i]} if found else set())
+        p.case: set() if have_same_names else {stem_of(f) for f in (p.mask, *p.images.values())} | set(found[i : i + 1])
         for i, p in enumerate(pairs.pairs)
     }
     given = find_assignments(root, others)
-    if given.subjects:
-        found, reason = (
-            [given.subjects[c] for c in cases],
-            f"{len(set(given.subjects.values()))} subjects of the dataset's table",
-        )
-    parts = {p.case: p.part for p in pairs.pairs}
     remarks = list(given.remarks)
+    if given.subjects and not _are_finer([given.subjects[c] for c in cases], found):
+        found = [given.subjects[c] for c in cases]
+        reason = f"{len(set(found))} subjects of the dataset's table"
+    elif given.subjects:
+        remarks.append(f"the subjects of the table divide those of the names: {reason}")
+        given.subjects = {}
+    parts = {p.case: p.part for p in pairs.pairs}
     if any(parts.values()):
-        parts, divided = _undivided_parts(parts, plain, found or plain)
+        parts, divided = _undivided_parts(parts, plain, found or plain, may_restart=not given.subjects)
         remarks += divided
     elif given.parts:
-        parts, divided = _undivided_parts(given.parts, cases, found or cases)
+        parts, divided = _undivided_parts(given.parts, cases, found or cases, may_restart=False)
         remarks += divided
+    if given.folds and any(parts.get(c) == "validation" and int(n) < 0 for c, n in given.folds.items()):
+        given.folds = {}
+        remarks.append("the folds of the table are not used: cases for validation are in none")
+    if given.folds:
+        parts = {case: "test" if part == "test" else "" for case, part in parts.items()}
+    folds, divided = _undivided_folds(given.folds, dict(zip(cases, found or cases, strict=True)))
+    remarks += divided
     columns = {
         "subject": _named_by_part(found, cases, parts, given) if found else None,
         "split": [parts[c] or "train" for c in cases] if any(parts.values()) else None,
-        "fold": [given.folds[c] for c in cases] if given.folds else None,
+        "fold": [folds[c] for c in cases] if folds else None,
     }
     used = {name: values for name, values in columns.items() if values is not None and name not in channels}
     lines = [["case", *used, "mask", *channels]]
@@ -109,14 +118,35 @@ def _on_modalities(images: Sequence[str]) -> list[str]:
     ]
 
 
-def _subjects(pairs: Pairs, names: Sequence[str]) -> tuple[list[str] | None, str]:
-    """Return the subject of each pair by its name or folder, or None if each is one; and the reason."""
+def _are_finer(subjects: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether subjects divide others, as eyes divide a person, and join none."""
+    pairs = set(zip(subjects, others, strict=True)) if others else set()
+    return len(pairs) == len(set(subjects)) > len(set(others)) > 0
+
+
+def _undivided_folds(folds: Mapping[str, str], subjects: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return folds numbered from 0, or none if they divide a subject or there is only one; and a remark."""
+    numbers = {case: int(text) for case, text in folds.items()}
+    known = sorted({n for n in numbers.values() if n >= 0})
+    of_subjects: dict[str, set[int]] = {}
+    for case, n in numbers.items():
+        of_subjects.setdefault(subjects[case], set()).add(n)
+    if divided := sorted(s for s, of in of_subjects.items() if len(of) > 1):
+        return {}, [f"the folds of the table are not used: the scans of {divided[0]} are in several"]
+    if folds and len(known) < 2:
+        return {}, ["the folds of the table are not used: these cases are in one fold only"]
+    place = {n: str(i) for i, n in enumerate(known)}
+    return {case: place.get(n, "-1") for case, n in numbers.items()}, []
+
+
+def _subjects(pairs: Pairs, names: Sequence[str]) -> tuple[list[str], str]:
+    """Return the subject of each pair by its name or folder, or nothing if each is one; and the reason."""
     pattern, reason = subject_pattern(names)
     of_folders = subjects_of_folders([p.mask for p in pairs.pairs])
     if of_folders is not None and (pattern is None or are_coarser(of_folders, names, pattern)):
         return of_folders, f"{len(set(of_folders))} folders are the subjects"
     if pattern is None:
-        return None, reason  # data.subject_pattern can still be set
+        return [], reason  # data.subject_pattern can still be set
     return [m[1] if (m := re.search(pattern, n)) else n for n in names], reason
 
 
@@ -130,11 +160,11 @@ def _named_by_part(
 
 
 def _undivided_parts(
-    parts: Mapping[str, str], names: Sequence[str], subjects: Sequence[str]
+    parts: Mapping[str, str], names: Sequence[str], subjects: Sequence[str], *, may_restart: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Return the parts of cases, without them if subjects are in both of training and validation; and a remark.
 
-    Numbers may start anew in each part. Then cases of both have the same names; otherwise, an equal subject is one person.
+    If numbers may start anew in each part, cases of both may have the same names; otherwise, an equal subject is one person.
     """
     by_part: dict[str, tuple[set[str], set[str]]] = {"train": (set(), set()), "validation": (set(), set())}
     for part, name, subject in zip(parts.values(), names, subjects, strict=True):
@@ -143,7 +173,7 @@ def _undivided_parts(
         of_subjects.add(subject)
     (cases, own), (other_cases, others) = by_part.values()
     both = sorted(own & others)
-    if not both or cases & other_cases:
+    if not both or (may_restart and cases & other_cases):
         return dict(parts), []
     remark = (
         f"the parts for training and validation are not used: {len(both)} subjects are in both, such as {both[0]}; folds are "

@@ -26,6 +26,7 @@ from medhybrid.draft.words import (
     FILE_TEST_WORDS,
     IMAGE_WORDS,
     MASK_WORDS,
+    in_images_beside_masks,
     is_mask_path,
     name_without_kind,
     names_dataset,
@@ -316,7 +317,8 @@ def _masks_among(paths: Sequence[Path]) -> list[Path]:
     If all files are, the names of folders that may be those of a dataset (`Lung Segmentation`) do not count; nor do words
     of all files, if the others are called images (`Segmentation/images`).
     """
-    masks = [p for p in paths if is_mask_path(p)]
+    beside = in_images_beside_masks(paths)
+    masks = [p for p in paths if is_mask_path(p) and p not in beside]
     if len(masks) < len(paths):
         return masks
     plain = {p: Path(*(part for part in p.parts[:-1] if not names_dataset(part)), p.name) for p in paths}

@@ -104,7 +104,8 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
             base = replace(base, subject_pattern=None, subject_reason=f"the table's column {table.subject!r}")
         lines = _with_whole_files(table.lines or table.own_lines, base)
         lines = [] if not table.lines and lines == table.own_lines else lines
-        return with_folds(replace(base, table=lines, remarks=(*base.remarks, *table.left_out)))
+        draft = with_folds(replace(base, table=table.lines or table.own_lines))
+        return replace(draft, table=lines, remarks=(*draft.remarks, *table.left_out))
     channels = names.channels if names and names.channels else ()
     if layout == "decathlon" and not channels:
         channels = channel_words(root)

@@ -83,6 +83,9 @@ DATED = re.compile(rf"^(?:{VISIT})(?![^\W_])", re.IGNORECASE)
 IDENTIFIER = re.compile(r"\d{3,}$")
 """End of a name that is the number of a person."""
 
+ACRONYM = re.compile(r"[A-Z]{2,5}")
+"""Name of a hospital or a kind of tumour before the number of a person: `CHUM-001`, `HGG_012`."""
+
 OTHER_GROUP = re.compile(
     r"site|cent(er|re)|hospital|clinic|vendor|scanner|fold|batch|part(?!icipant)|set|group|task|class|grade|stage", re.I
 )
@@ -320,7 +323,7 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
     ):
         return None
     are_people = all(IDENTIFIER.search(first) for first, n in groups.items() if n > 1)
-    if all(IDENTIFIER.fullmatch(last) for _, last in parts) and not any(re.search(r"\d", first) for first in groups):
+    if all(IDENTIFIER.fullmatch(last) for _, last in parts) and all(map(ACRONYM.fullmatch, groups)):
         return None  # `CHUM-001`: a hospital and the number of a person
     if sum(several) < len(parts) / 2:
         # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end separates no cases

@@ -192,6 +192,13 @@ OTHER_WORDS = re.compile(
 PART_NUMBER = re.compile(r"(?<![a-z])(part|pt|batch|subset|fold|chunk)[\W_]+(\d+)", re.IGNORECASE)
 """Number of a part of a dataset in the name of a folder (`images_part_1`), which separates no scans."""
 
+GROUP = re.compile(
+    r"(un)?(label|annotat)|(site|cent(er|re)|hospital|clinic|cohort|group|batch|subset|set|fold|vendor|scanner|institution)s?"
+    r"([a-z]|\d+)?$|control|patient|healthy|normals?$|target|source|extra|other|more|rest$|remain|additional",
+    re.IGNORECASE,
+)
+"""Words for groups of cases, in the names of folders."""
+
 WORD = re.compile(r"[^\W_]+")
 NUMBERED = (
     *("image", "img", "im", "volume", "vol", "scan", "ct", "orig"),
@@ -222,15 +229,27 @@ def names_mask(name: str) -> bool:
 
 
 def is_mask_path(path: Path) -> bool:
-    """Return whether a relative path has a word that means a mask, or the suffix of one.
-
-    Words of the folders around one of images do not count: `label_192/images/P1.nii`.
-    """
-    inside = max((i for i, part in enumerate(path.parts[:-1], 1) if part.lower() in IMAGE_FOLDERS), default=0)
-    words = path_words(Path(*path.parts[inside:]))
+    """Return whether a relative path has a word that means a mask, or the suffix of one."""
+    words = path_words(path)
     return SEGMENTS_SUFFIX.search(path.name) is not None or any(
         w in MASK_WORDS or MASK_COMPOUND.match(w) for w in words
     )
+
+
+def in_images_beside_masks(paths: Sequence[Path]) -> set[Path]:
+    """Return the paths in a folder of images that has a folder of masks beside it, whatever the folder around both is called.
+
+    An example is `label_192/images/P1.nii` beside `label_192/masks/P1.nii`.
+    """
+    around = {Path(*p.parts[:i]) for p in paths for i, part in enumerate(p.parts[:-1]) if names_mask(part)}
+    return {
+        p
+        for p in paths
+        for i, part in enumerate(p.parts[:-1])
+        if part.lower() in IMAGE_FOLDERS
+        and Path(*p.parts[:i]) in around
+        and not any(map(names_mask, (*p.parts[i:-1], stem_of(p))))
+    }
 
 
 def names_dataset(folder: str) -> bool:
@@ -245,11 +264,11 @@ def parts_named(folder: str) -> set[str]:
 
     A `Ts` within a word does not count: `BraTS`.
     """
-    listed = words_of(folder)
+    listed = [w for w in words_of(folder) if w != "ts"]
     joined = (part_of("_".join(listed[i:k])) for i in range(len(listed)) for k in (i + 2, i + 3) if k <= len(listed))
     if "test" in joined:
         return {"test"}  # `held_out`, `external_validation`
-    words = {*(w for w in listed if w != "ts"), *WORD.findall(folder.lower())}
+    words = {*listed, *WORD.findall(folder.lower())}
     plain = {letters for w in words for letters in re.findall(r"[^\W\d_]+", w) if letters != "ts"}
     found = {part for w in plain if (part := part_of(w))}
     return found | ({"test"} if TEST_WORDS & words else set())
@@ -292,3 +311,8 @@ def spelt_words(text: str) -> list[str]:
 def names_sequence(text: str) -> bool:
     """Return whether a text has a word for a modality or a sequence of MR."""
     return any(pattern.search(text) for pattern in (CT_WORDS, MR_WORDS, OTHER_WORDS))
+
+
+def names_group(word: str) -> bool:
+    """Return whether a word of a folder's name is that of a group of cases: `val`, `siteB`, `unlabelled`, `controls`."""
+    return GROUP.match(word) is not None or bool(parts_named(word))

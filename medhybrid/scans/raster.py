@@ -419,9 +419,9 @@ def label_colours(path: Path) -> dict[int, str]:
     with _opened(path) as image:
         if image.mode not in PALETTE or image.format == "GIF":
             return {}
-        values = np.unique(np.asarray(image.getchannel(0) if image.mode == "PA" else image))
+        values = np.unique(np.asarray(image.getchannel(0) if image.mode == "PA" else image)).tolist()
         colours = image.getpalette("RGB")
-        return {int(v): "#" + bytes(colours[3 * v : 3 * v + 3]).hex() for v in values if 3 * v + 3 <= len(colours)}
+        return {v: "#" + bytes(colours[3 * v : 3 * v + 3]).hex() for v in values if 3 * v + 3 <= len(colours)}
 
 
 def _refuse_transparent(path: Path, values: NDArray[np.generic]) -> None:

@@ -34,6 +34,16 @@ def test_a_value_with_two_colours_is_named(tmp_path: Path) -> None:
     assert palette_findings({c: p for c, p in masks.items() if c != "c4"}) == []
 
 
+def test_colours_of_large_values_are_compared(tmp_path: Path) -> None:
+    colours = [(i, 0, 0) for i in range(1, 256)]
+    other = [*colours[:127], BLUE, *colours[128:]]
+    masks = {f"c{i}": write_mask(tmp_path / f"{i}.png", c, [128, 255]) for i, c in enumerate([colours, colours, other])}
+
+    (found,) = palette_findings(masks)
+
+    assert (found.where, found.expected[:7], found.found) == ("c2", "#800000", "#0000ff")
+
+
 def test_grey_masks_and_unreadable_files_have_no_colours(tmp_path: Path) -> None:
     Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no image")

@@ -143,3 +143,62 @@ def test_labels_and_channel_of_a_json_file_without_a_list_are_used(tmp_path: Pat
     data = drafted(tmp_path / "d").config.data
 
     assert ([c.name for c in data.channels], list(data.labels)) == (["CT"], ["liver", "spleen"])
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "reason"),
+    [
+        ("PatientID,PatientName", "{c},Anonymous", "it has no columns of images and masks"),
+        ("file,subject", "{c},human", "the column subject of any.csv is not used: all cases have human"),
+        ("id,fold", "{c},0", "the column fold of any.csv is not used: all cases have 0"),
+        ("id,split", "{c},val", "the column split of any.csv is not used: all cases have validation"),
+        ("id,split", "{c},test", "the column split of any.csv is not used: all cases have test"),
+    ],
+)
+def test_values_of_all_cases_are_not_used(tmp_path: Path, header: str, line: str, reason: str) -> None:
+    (tmp_path / "d").mkdir()
+    table(header, line)(tmp_path / "d")
+
+    made = drafted(tmp_path / "d")
+
+    assert any(reason in r for r in made.draft.remarks)
+    folds, _ = load_folds(made.config.data, list_dataset(made.config.data).cases)
+    assert len(folds) == 5
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_folds_are_numbered_from_0(tmp_path: Path, first: int) -> None:
+    (tmp_path / "d").mkdir()
+    lines = [f"{c},{first + 2 * (i // 2)}" for i, c in enumerate(CASES)]
+    (tmp_path / "d" / "any.csv").write_text("\n".join(["id,fold", *lines]))
+
+    data = drafted(tmp_path / "d").config.data
+
+    assert [sorted(f.validation) for f in load_folds(data, list_dataset(data).cases)[0]] == [
+        ["a1", "a2"],
+        ["b1", "b2"],
+        ["c1", "c2"],
+    ]
+
+
+def test_rows_of_other_cases_and_unknown_words_do_not_hide_the_subjects(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    lines = [f"{c},{c[0]},excluded" for c in CASES] + [f"z{i},y{i},train" for i in range(60)]
+    (tmp_path / "d" / "any.csv").write_text("\n".join(["id,patient,split", *lines]))
+
+    made = drafted(tmp_path / "d")
+
+    assert {c.name: c.subject for c in list_dataset(made.config.data).cases} == {c: c[0] for c in CASES}
+    assert any("the split of any.csv is not used" in r for r in made.draft.remarks)
+
+
+def test_a_table_does_not_divide_the_sides_of_a_person(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    names = [f"patient{i:03d}_{side}" for i in range(3) for side in ("left", "right")]
+    for i, name in enumerate(names):
+        write_pair(root, f"images/{name}.nii.gz", f"masks/{name}.nii.gz", i)
+    (root / "any.csv").write_text("\n".join(["id,subject", *(f"{n},eye{i}" for i, n in enumerate(names))]))
+
+    made = init_study(root, tmp_path / "study.yaml")
+
+    assert len({c.subject for c in list_dataset(made.config.data).cases}) == 3

@@ -58,3 +58,17 @@ def test_other_tables_stay_as_they_are(rows: list[tuple[str, str, str]]) -> None
     table = Table(columns, tuple((n, dict(zip(columns, row, strict=True))) for n, row in enumerate(rows, 2)), ",")
 
     assert as_wide(table, "file") is None
+
+
+def test_columns_with_one_value_for_each_case_are_kept(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    lines = ["scan_id,patient_id,split,type,file"]
+    for i, (patient, part) in enumerate([("a", "train"), ("a", "train"), ("b", "train"), ("c", "test")]):
+        write_pair(root, f"f/{i}x.nii.gz", f"f/{i}y.nii.gz", i)
+        lines += [f"s{i},{patient},{part},{kind},f/{i}{end}.nii.gz" for kind, end in (("T1", "x"), ("seg", "y"))]
+    (root / "files.csv").write_text("\n".join(lines))
+
+    listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
+
+    assert [c.subject for c in listing.cases] == ["a", "a", "b"]
+    assert [c.subject for c in listing.testing] == ["c"]

@@ -363,3 +363,65 @@ def test_ct_and_mr_in_one_channel_are_named(tmp_path: Path) -> None:
     made = init_study(tmp_path / "d", tmp_path / "study.yaml")
 
     assert any(r.startswith("3 images are CT and 3 MR by their names") for r in made.draft.remarks)
+
+
+@pytest.mark.parametrize("folder", ["KiTS_case_00001", "BraTS_data", "LiTS_dataset", "BraTS_part_1", "BraTS-Cases"])
+def test_names_that_end_in_ts_are_not_for_testing(tmp_path: Path, folder: str) -> None:
+    assert paired(tmp_path, [f"{folder}/{kind}-{i}.nii" for i in (1, 2) for kind in ("volume", "segmentation")])
+
+
+@pytest.mark.parametrize(
+    ("mask", "images"),
+    [
+        ("arterial/P{}_mask.nii", ["arterial/P{}.nii", "venous/P{}.nii", "delayed/P{}.nii"]),
+        ("t2w/P{}_seg.nii", ["t2w/P{}.nii", "adc/P{}.nii", "hbv/P{}.nii"]),
+        (
+            "derivatives/prep/sub-{0}/anat/sub-{0}_dseg.nii",
+            ["derivatives/prep/sub-{0}/anat/sub-{0}_FLAIR.nii", "sub-{0}/anat/sub-{0}_T1w.nii"],
+        ),
+        (
+            "derivatives/sub-{0}/ses-1/sub-{0}_ses-1_msk.nii",
+            ["derivatives/sub-{0}/ses-1/sub-{0}_ses-1_flair.nii", "rawdata/sub-{0}/ses-1/sub-{0}_ses-1_dwi.nii"],
+        ),
+    ],
+)
+def test_folders_with_an_image_for_each_mask_are_channels(tmp_path: Path, mask: str, images: list[str]) -> None:
+    found = paired(tmp_path, [n.format(i) for i in (1, 2, 3) for n in (mask, *images)])
+
+    assert {m: sorted(of.values()) for m, of in found.items()} == {
+        mask.format(i): sorted(n.format(i) for n in images) for i in (1, 2, 3)
+    }
+
+
+def test_a_mask_beside_all_images_is_not_that_of_images_with_their_own(tmp_path: Path) -> None:
+    names = [f"{kind}/P{i}.nii" for kind in ("images", "labels") for i in (1, 2, 3)]
+
+    found = paired(tmp_path, [*names, "images/mask.nii"])
+
+    assert found == {f"labels/P{i}.nii": {"image": f"images/P{i}.nii"} for i in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("raw/images/P{}.nii", "ground_truth/images/P{}.nii"),
+        ("image/scans/P{}.nii", "label/scans/P{}.nii"),
+        ("label_192/images/P{}.nii", "label_192/masks/P{}.nii"),
+        ("Segmentation/images/P{}.nii", "Segmentation/ground truth/P{}.nii"),
+        ("patients/P{0}/PET-CT/CT.nii", "patients/P{0}/PET-CT/SEG.nii"),
+    ],
+)
+def test_folders_of_images_may_be_below_or_beside_those_of_masks(tmp_path: Path, image: str, mask: str) -> None:
+    found = paired(tmp_path, [n.format(i) for i in (1, 2, 3) for n in (image, mask)])
+
+    assert {m: list(of.values()) for m, of in found.items()} == {mask.format(i): [image.format(i)] for i in (1, 2, 3)}
+
+
+def test_sequences_that_their_folder_names_are_channels(tmp_path: Path) -> None:
+    names = [f"P{i}/NA-PET-CT/{kind}.nii" for i in (1, 2) for kind in ("CT", "PET", "SUV", "SEG")]
+
+    found = paired(tmp_path, names)
+
+    assert {m: sorted(of) for m, of in found.items()} == {
+        f"P{i}/NA-PET-CT/SEG.nii": ["CT", "PET", "SUV"] for i in (1, 2)
+    }

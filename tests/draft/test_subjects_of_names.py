@@ -110,6 +110,8 @@ def test_hospitals_with_numbers_of_people_are_no_subjects() -> None:
     names = [f"{site}-{i:03d}" for site in ("CHUM", "CHUP", "MDA") for i in range(1, 5)]
 
     assert subjects_by_name(names) == {n: n for n in names}
+    people = {f"{p}_{i:03d}": p for p in ("alice", "bob", "carol") for i in (1, 2)}
+    assert subjects_by_name(list(people)) == people
 
 
 def write_parts(root: Path, train: list[str], val: list[str]) -> Initialised:

@@ -87,6 +87,9 @@ def test_sides_are_found_without_separators_and_in_other_languages(pair: tuple[s
         (["LUL", "LLL", "RUL", "RML", "RLL"], False),
         (["LVmyo", "RVmyo"], False),
         (["lventricle", "rventricle"], False),
+        (["LVOT", "RVOT"], False),
+        (["lamyocardium", "ramyocardium"], False),
+        (["LSPV", "RSPV"], False),
         (["leftkidney", "liver"], False),
         (["LV", "RV", "MYO"], True),  # chambers in slices of any direction
         (["lung", "rung", "cleft", "bright"], True),

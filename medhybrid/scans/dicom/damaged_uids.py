@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medhybrid.scans.dicom.attributes import text
 from medhybrid.scans.dicom.frames import Frame
@@ -98,6 +99,8 @@ def _by_folder(members: list[FileHeader]) -> list[list[FileHeader]]:
     frames = [m.frames[0] for m in members if len(m.frames) == 1]
     if len(folders) < 2 or len(frames) < len(members) or len({f.uid for f in frames}) < len(frames):
         return [members]
+    if _are_even(frames):  # parts of one stack
+        return [members]
     numbers = [[m.frames[0].number for m in inside] for inside in folders.values()]
     are_whole = all(None not in n and len(set(n)) == len(n) and set(n) == set(numbers[0]) for n in numbers)
     return list(folders.values()) if are_whole else [members]
@@ -125,17 +128,27 @@ def _with_one_series(groups: list[list[FileHeader]]) -> list[list[FileHeader]]:
     return [*joined, *(g for g in groups if id(g[0]) not in moved)]
 
 
+def _heights(frames: Sequence[Frame]) -> NDArray[np.float64]:
+    """Return the position of slices along the normal of the first one, in mm."""
+    row, column = np.array(frames[0].orientation[:3]), np.array(frames[0].orientation[3:])
+    return np.array([f.position_mm for f in frames]) @ np.cross(row, column)
+
+
+def _are_even(frames: Sequence[Frame]) -> bool:
+    """Return whether slices are at different positions, evenly spaced."""
+    gaps = np.diff(np.sort(_heights(frames)))
+    return bool(len(gaps) and gaps.min() > 0 and gaps.max() - gaps.min() <= MAX_UNEVEN * gaps.mean())
+
+
 def _is_one_stack(frames: Sequence[Frame]) -> bool:
     """Return whether slices have different numbers, and are evenly spaced, no further apart than they are thick."""
     numbers = {f.number for f in frames}
     if len(frames) < MIN_SLICES or len(numbers) < len(frames) or None in numbers:
         return False
-    row, column = np.array(frames[0].orientation[:3]), np.array(frames[0].orientation[3:])
-    along = np.sort([float(np.dot(np.cross(row, column), f.position_mm)) for f in frames])
-    gaps, thickness = np.diff(along), frames[0].thickness_mm
-    if gaps.min() <= 0 or gaps.max() - gaps.min() > MAX_UNEVEN * gaps.mean():
+    along, thickness = _heights(frames), frames[0].thickness_mm
+    if not _are_even(frames):
         return False
-    return thickness is None or float(gaps.mean()) <= MAX_GAP * thickness
+    return thickness is None or float(np.ptp(along)) / (len(along) - 1) <= MAX_GAP * thickness
 
 
 def _have_one_number(slices: Sequence[FileHeader]) -> bool:

@@ -39,7 +39,11 @@ def differing_identifiers(identities: Sequence[Identity]) -> tuple[str, ...]:
 def one_for_each_patient(identities: Iterable[Identity]) -> dict[Identity, Identity]:
     """Return identity to that of its patient which has the most values: other series may lack the birth date."""
     found: dict[Identity, Identity] = {}
+    with_id: dict[Identity, list[Identity]] = {}
     for identity in sorted(set(identities), key=lambda i: (i.count(""), i)):
-        alike = (o for o in found.values() if len(o) == len(identity) and not differing_identifiers([identity, o]))
+        known = with_id.setdefault(identity[:1] if identity[:1] != ("",) else identity, [])
+        alike = (o for o in known if not differing_identifiers([identity, o]))
         found[identity] = next(alike, identity)
+        if found[identity] == identity:
+            known.append(identity)
     return found
