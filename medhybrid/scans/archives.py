@@ -19,9 +19,6 @@ from medhybrid.errors import ScanError
 from medhybrid.names import printable_path, same_file_name
 from medhybrid.scans.dicom.deflated import find_bomb
 
-TEXTS = (".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf")
-"""Suffixes of documents beside the scans."""
-
 MAX_MEMBERS = 200_000
 MAX_RATIO = 200
 """Largest ratio of unpacked to packed size. Only a single label map may compress better."""
@@ -65,7 +62,6 @@ def unpack(archive: Path, into: Path, *, n_dense: int = 0) -> int:
     try:
         with zipfile.ZipFile(archive) as file:
             members = _without_copies([m for m in file.infolist() if not m.is_dir()])
-            members = _without_doubled_texts(members)
             if not members:
                 raise _refused(archive, "no files in it")
             n_dense = _check(archive, members, shutil.disk_usage(into).free, n_dense)
@@ -82,24 +78,13 @@ def unpack(archive: Path, into: Path, *, n_dense: int = 0) -> int:
         lzma.LZMAError,
         EOFError,
     ) as error:
-        raise _refused(archive, str(error) or type(error).__name__) from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)  # without the temporary path
+        raise _refused(archive, reason or type(error).__name__) from error
 
 
 def _without_copies(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     """Return members without repeated entries of the same name, checksum and size."""
     return list({(m.filename, m.CRC, m.file_size): m for m in reversed(members)}.values())[::-1]
-
-
-def _without_doubled_texts(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """Return members without texts whose names differ only in upper and lower case from those of another: `README.txt`."""
-    seen: set[str] = set()
-    kept = []
-    for m in members:
-        name = m.filename.casefold()
-        if not (name in seen and PurePosixPath(name).suffix in TEXTS):
-            kept.append(m)
-        seen.add(name)
-    return kept
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int, n_dense: int) -> int:
@@ -113,7 +98,7 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int, n_den
     if is_dense and n_dense + total > MIN_CHECKED_BYTES:
         others = f", after {n_dense / 2**20:.0f} MiB of other archives like it" if n_dense else ""
         raise _refused(archive, f"it unpacks to {total / 2**20:.0f} MiB, far more than images of this size{others}")
-    places = [same_file_name(str(_relative(archive, m))) for m in members]
+    places = [str(_relative(archive, m)) for m in members]
     if len(set(places)) < len(places):
         doubled = next(m.filename for m, p in zip(members, places, strict=True) if places.count(p) > 1)
         raise _refused(archive, f"two members with the same name: {printable_path(doubled)[:100]}")
@@ -142,10 +127,10 @@ def _relative(archive: Path, member: zipfile.ZipInfo) -> Path:
 
 
 def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path) -> None:
-    """Write one member, and at most as many bytes as its header states."""
+    """Write one member to a new file, and at most as many bytes as its header states."""
     to.parent.mkdir(parents=True, exist_ok=True)
     left = member.file_size
-    with file.open(member) as source, to.open("wb") as target:
+    with file.open(member) as source, to.open("xb") as target:
         while block := source.read(min(BLOCK, left + 1)):
             left -= len(block)
             if left < 0:

@@ -155,7 +155,7 @@ def read_raster_header(path: Path) -> RasterHeader:
         pages, notes = _pages(path, image)
         mode, n_channels = image.mode, _n_channels(path, image)
         compression = str(image.info.get("compression", ""))
-        is_lossy = image.format == "JPEG" or (image.format == "TIFF" and compression in LOSSY)
+        is_lossy = image.format in ("JPEG", "MPO") or (image.format == "TIFF" and compression in LOSSY)
         is_deep = _is_deep(image)
         notes += value_notes(path, image)
         line = line_of(image)

@@ -74,7 +74,7 @@ def pixel_size(image: Any) -> Size | None:
     tags = image.tag_v2
     text = description_of(image)
     x, y = (_number(tags.get(t)) for t in (X_RESOLUTION, Y_RESOLUTION))
-    if "<OME" in text:
+    if is_ome(text):
         return _of_ome(text)
     if text.startswith("ImageJ="):
         return _of_imagej(text, x, y)
@@ -134,6 +134,11 @@ def description_of(image: Any) -> str:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return text
+
+
+def is_ome(text: str) -> bool:
+    """Return whether a description is metadata of OME, with or without a prefix of its names."""
+    return re.search(r"<(?:\w+:)?OME\b", text) is not None
 
 
 def ome_images(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import ScanError
-from medhybrid.scans.raster_size import description_of, ome_images
+from medhybrid.scans.raster_size import description_of, is_ome, ome_images
 
 OTHER_AXES = {"C": "channels", "T": "time points", "S": "samples", "P": "positions"}
 """Letters of tifffile for axes that are not slices."""
@@ -31,7 +31,7 @@ def refuse_other_series(path: Path, image: Any, n_pages: int, *, n_samples: int)
     text = description_of(image)
     if text.startswith("ImageJ="):
         others = _others_of_imagej(text, n_pages)
-    elif "<OME" in text:
+    elif is_ome(text):
         others = _others_of_ome(text, n_pages, n_samples)
     else:
         others = _others_of_tifffile(text, image.size, n_pages, n_samples)
@@ -46,8 +46,8 @@ def refuse_other_series(path: Path, image: Any, n_pages: int, *, n_samples: int)
 
 def _others_of_imagej(text: str, n_pages: int) -> list[str]:
     counts = {k: int(v) for k, v in re.findall(r"^(images|channels|frames|slices)=(\d+)", text, re.MULTILINE)}
-    if counts.get("images", n_pages) != n_pages and n_pages == 1:
-        return [f"{counts['images']} images"]  # ImageJ lists only the first page of large files
+    if counts.get("images", n_pages) > n_pages:  # ImageJ lists only the first page of large files
+        return [f"{counts['images']} images, {n_pages} of them in its list of pages"]
     return [f"{v} {k}" for k, v in counts.items() if k in ("channels", "frames") and v > 1]
 
 
@@ -55,6 +55,8 @@ def _others_of_ome(text: str, n_pages: int, n_samples: int) -> list[str]:
     first, *images = ome_images(text)
     counts = {k: int(v) for k, v in re.findall(r"""\bSize([CTZ])\s*=\s*["'](\d+)["']""", first)}
     others = [f"{v} {k}" for k, v in counts.items() if k != "Z" and v > 1 and not (k == "C" and v == n_samples)]
+    if counts.get("Z", 1) > n_pages and not images:
+        others.append(f"{counts['Z']} slices, {n_pages} of them in this file")
     return [*others, f"{1 + len(images)} images"] if images and n_pages > counts.get("Z", 1) else others
 
 
@@ -78,7 +80,7 @@ def _others_of_tifffile(text: str, size: tuple[int, int], n_pages: int, n_sample
 def _others_of_axes(axes: Sequence[tuple[int, str]], n_pages: int) -> list[str]:
     """Return what is not a slice in the axes (length, letter) before those of a page."""
     n_described = math.prod(n for n, _ in axes)
-    if n_pages == 1 and n_described > 1:
-        return [f"{n_described} images"]  # tifffile lists only the first page if it is asked to
+    if n_described > n_pages:  # tifffile lists only the first page if it is asked to
+        return [f"{n_described} images, {n_pages} of them in its list of pages"]
     named = [f"{n} {OTHER_AXES[letter]}" for n, letter in axes if letter in OTHER_AXES]
     return named or ([f"{' x '.join(str(n) for n, _ in axes)} images"] if len(axes) > 1 else [])

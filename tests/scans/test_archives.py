@@ -41,20 +41,29 @@ def test_a_series_in_an_archive_is_read_under_the_name_of_the_archive(series: li
     assert not folder.exists()
 
 
-def test_texts_whose_names_differ_in_case_do_not_stop_an_archive(series: list[Path], tmp_path: Path) -> None:
+def test_names_that_differ_in_case_do_not_stop_an_archive(series: list[Path], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "w") as file:
         for path in series:
             file.write(path, f"T1/{path.name}")
-        file.writestr("T1/README.txt", "a")
-        file.writestr("T1/readme.txt", "b")
+        for name in ("T1/README.txt", "T1/readme.txt", "T1/Thumb.jpg", "T1/thumb.JPG", "LICENSE", "license"):
+            file.writestr(name, name)
 
-    (entry,) = [e for e in discover(tmp_path / "in").entries if e.paths]
+    found = discover(tmp_path / "in")  # its unpacked files are removed with it
+    (entry,) = [e for e in found.entries if e.kind == "dicom"]
 
     assert entry.problem == ""
-    with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "a") as file:
-        file.writestr("t1/" + series[0].name.upper(), b"other")
-    assert any("two members with the same name" in e.problem for e in discover(tmp_path / "in").entries)
+    np.testing.assert_array_equal(np.sort(read_entry(entry, "c").array.ravel()), np.sort(VALUES.ravel()))
+
+
+def test_a_name_that_is_too_long_is_refused_without_the_temporary_path(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "patient.zip", "w") as file:
+        file.writestr("a" * 300, "x")
+
+    (entry,) = discover(tmp_path).entries
+
+    assert "File name too long" in entry.problem
+    assert "medhybrid-" not in entry.problem
 
 
 def test_an_archive_inside_an_archive_is_skipped_with_an_entry(series: list[Path], tmp_path: Path) -> None:

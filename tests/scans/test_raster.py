@@ -448,3 +448,45 @@ def test_a_gif_of_several_frames_or_a_coloured_mask_is_refused(tmp_path: Path) -
         read_scan(tmp_path / "film.gif")
     with pytest.raises(ScanError, match="whose labels are colours"):
         read_label_scan(tmp_path / "mask.gif")
+
+
+OME_PREFIXED = (
+    '<?xml version="1.0"?><ns0:OME xmlns:ns0="x"><ns0:Image><ns0:Pixels SizeC="{c}" SizeZ="{z}" SizeT="1" '
+    'PhysicalSizeX="0.5" PhysicalSizeY="0.5" PhysicalSizeXUnit="mm" PhysicalSizeYUnit="mm"/></ns0:Image></ns0:OME>'
+)
+
+
+def write_pages(path: Path, n: int, description: str) -> Path:
+    pages = [Image.fromarray(np.full((6, 10), 10 * k, np.uint8)) for k in range(n)]
+    pages[0].save(path, save_all=True, append_images=pages[1:], tiffinfo={270: description})
+    return path
+
+
+def test_ome_metadata_with_a_prefix_counts(tmp_path: Path) -> None:
+    with pytest.raises(ScanError, match="3 C"):
+        read_scan(write_pages(tmp_path / "a.tif", 3, OME_PREFIXED.format(c=3, z=1)))
+
+    volume = read_scan(write_pages(tmp_path / "b.tif", 3, OME_PREFIXED.format(c=1, z=3)))
+
+    assert volume.array.shape == (1, 10, 6, 3)
+    np.testing.assert_allclose(spacing_mm(volume.affine)[:2], 0.5)
+
+
+@pytest.mark.parametrize("n_pages", [1, 3])
+@pytest.mark.parametrize(
+    "description",
+    [OME_PREFIXED.format(c=1, z=5), imagej(images=5, slices=5), json.dumps({"shape": [5, 6, 10]})],
+)
+def test_a_tiff_with_fewer_pages_than_its_metadata_state_is_refused(
+    tmp_path: Path, description: str, n_pages: int
+) -> None:
+    with pytest.raises(ScanError, match=r"not the slices of one volume.*5 (slices|images)"):
+        read_scan(write_pages(tmp_path / "a.tif", n_pages, description))
+
+
+def test_a_mask_in_a_jpeg_of_several_pictures_is_refused(tmp_path: Path) -> None:
+    mask = Image.fromarray(np.repeat(np.array([0, 200], np.uint8), 32)[:, None].repeat(40, axis=1))
+    mask.save(tmp_path / "m.jpg", format="MPO", save_all=True, append_images=[mask])
+
+    with pytest.raises(ScanError, match="lossy compression"):
+        read_label_scan(tmp_path / "m.jpg")

@@ -19,10 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.scans.dicom.jpeg_stream import precision_of
+
 WORKER = Path(__file__).with_name("decode_worker.py")
 
 IN_THIS_PROCESS = ("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98")
 """Encapsulated transfer syntaxes that pydicom decodes without a library: RLE, and uncompressed fragments."""
+
+BYTE_BITS = 8
 
 JPEG_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 """Transfer syntaxes of lossy JPEG."""
@@ -93,8 +97,11 @@ def decode_frame(dataset: Any, index: int, syntax: str, **options: Any) -> NDArr
         raise DecodingError(type(error).__name__, str(error)) from error
     attributes = {n: _plain(getattr(dataset, n, None)) for n in ATTRIBUTES}
     attributes = {n: v for n, v in attributes.items() if v is not None}
-    if syntax in JPEG_SYNTAXES and attributes.get("BitsStored") in range(1, 9):
+    n_bits = attributes.get("BitsStored")
+    if syntax in JPEG_SYNTAXES and (n_bits in range(1, 9) or precision_of(stream) == BYTE_BITS):
         attributes["BitsAllocated"] = 8  # pydicom refuses 8-bit streams under 16 allocated bits
+        if n_bits not in range(1, 9):
+            attributes |= {"BitsStored": 8, "HighBit": 7}
     sizes = [v for n in ("Rows", "Columns", "SamplesPerPixel") if isinstance(v := attributes.get(n, 1), int)]
     header = {
         "syntax": syntax,

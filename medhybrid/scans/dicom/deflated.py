@@ -40,7 +40,7 @@ def inflates_beyond(chunks: Iterable[bytes], limit: int) -> bool:
                 n_bytes += len(engine.decompress(chunk, BLOCK))
                 if n_bytes > limit:
                     return True
-                chunk = engine.unconsumed_tail
+                chunk = b"" if engine.eof else engine.unconsumed_tail  # padding may follow the stream
     except zlib.error:
         return False
     return False

@@ -191,8 +191,10 @@ def read_frames(header: Any, path: Path) -> list[Frame]:
         return list(_enhanced(header, path))
     if is_sheet(header):
         return _read_tiles(header, path)
-    if nuclear.is_tomogram(header) and (slices := nuclear.read_slices(header)) is not None:
-        return _read_tomogram(header, path, slices)
+    if nuclear.is_tomogram(header):
+        if (slices := nuclear.read_slices(header)) is not None:
+            return _read_tomogram(header, path, slices)
+        raise _no_geometry(path, "SpacingBetweenSlices, or the position of the detector, is missing")
     if (integer(header, "NumberOfFrames") or 1) != 1:
         raise _no_geometry(path, "several frames without functional groups")
     return [_frame(header, path, 0, header, header, header, header, plain_traits(header))]

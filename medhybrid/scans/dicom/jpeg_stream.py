@@ -96,6 +96,22 @@ def find_damage(stream: bytes, rows: int, columns: int, bits: int = 16) -> str:
     return "a stream without values"
 
 
+def precision_of(stream: bytes) -> int | None:
+    """Return the bits of a value by the frame header of a JPEG stream; None without one."""
+    at = 2
+    while at + 4 < len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in FRAME_MARKERS and marker not in (0xC4, 0xC8, 0xCC):
+            return stream[at + 4]
+        if marker == SOS:
+            return None
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return None
+
+
 def find_damage_2000(stream: bytes) -> str:
     """Describe damaged markers in a JPEG 2000 stream; empty if none are damaged.
 

@@ -53,7 +53,8 @@ def read_slices(header: Any) -> Slices | None:
     """Read the places of the frames; None if one is missing."""
     n = integer(header, "NumberOfFrames") or 1
     step = number(header, "SpacingBetweenSlices")
-    slices = _vector(header, "SliceVector", n) or list(range(1, n + 1))
+    slices = _vector(header, "SliceVector", n) or list(range(n))
+    slices = [k - min(slices) for k in slices]
     place = header
     if value_of(header, "ImagePositionPatient") is None:
         detectors = value_of(header, "DetectorInformationSequence")
@@ -63,7 +64,7 @@ def read_slices(header: Any) -> Slices | None:
     found = {name: _vector(header, attribute, n) for name, attribute in VECTORS.items()}
     several = {name: v for name, v in found.items() if v is not None and len(set(v)) > 1}
     traits = tuple({name: str(v[i]) for name, v in several.items()} for i in range(n))
-    return Slices(place, tuple((k - 1) * (step or 0.0) for k in slices), traits)
+    return Slices(place, tuple(k * (step or 0.0) for k in slices), traits)
 
 
 def moved(position_mm: Sequence[float], orientation: Sequence[float], step_mm: float) -> tuple[float, ...]:

@@ -14,6 +14,13 @@ IDENTIFIERS = ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientNam
 MAY_BE_ABSENT = (1, 2)
 """Positions of the issuer and the birth date: with the same ID, a missing value is no difference."""
 
+NOBODY = re.compile(
+    r"[\W_]*(anon\w*|unknown|unnamed|none|null|n/?a|nobody|no ?name|removed|deleted|de-?identified|redacted|patient|subject"
+    r"|test|x+|0+)?[\W_]*",
+    re.IGNORECASE,
+)
+"""Identifiers that anonymisers write for all patients."""
+
 Identity = tuple[str, ...]
 """The values of `IDENTIFIERS`."""
 
@@ -25,6 +32,12 @@ def identity_of(header: Any) -> Identity:
     digits = re.sub(r"[-./ ]", "", birth_date)
     birth_date = digits if len(digits) == 8 else birth_date
     return number, issuer, birth_date.strip("0") and birth_date, "" if number else name.rstrip("^ ").casefold()
+
+
+def names_nobody(identity: Identity) -> bool:
+    """Return whether identifiers are absent, or words that anonymisers write for all patients."""
+    known = [v for i, v in enumerate(identity) if i not in MAY_BE_ABSENT]
+    return all(not v or NOBODY.fullmatch(v) for v in known)
 
 
 def differing_identifiers(identities: Sequence[Identity]) -> tuple[str, ...]:

@@ -148,7 +148,7 @@ class _Pixels:
     def __init__(self, dataset: Any, path: Path) -> None:
         self._dataset, self._path = dataset, path
         self.bytes = PixelBytes.of(dataset, path)
-        self.is_inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+        self.is_inverted = text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
         self.has_unused_bits = False
         self._sheet: NDArray[np.generic] | None = None
         self._lock = threading.Lock()
@@ -202,7 +202,9 @@ class _Pixels:
 
     def _keep_stored_bits(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Replace the bits above BitsStored by the sign of signed values, or by 0."""
-        unused = values.dtype.itemsize * 8 - self.bytes.bits_stored
+        unused = max(
+            values.dtype.itemsize * 8 - self.bytes.bits_stored, 0
+        )  # a stream may have fewer bits than the header
         raw = values.view(f"u{values.dtype.itemsize}")
         if self.bytes.high_bit != self.bytes.bits_stored - 1:
             self._refuse_shifted(raw)

@@ -92,11 +92,11 @@ def group_series(
 
 def _without_odd_slices(found: Sequence[SeriesEntry]) -> list[SeriesEntry]:
     """Refuse series of one slice in a study that has series of several slices, also unreadable ones."""
-    volumes = {s.study_uid: s for s in found if _has_several_slices(s)}
+    volumes = {(s.study_uid, s.patient): s for s in found if s.study_uid and _has_several_slices(s)}
     kept = []
     for s in found:
-        if s.study_uid in volumes and is_single_slice(s):
-            other = f"{volumes[s.study_uid].paths[0].parent.name}, a series of several slices, in its study"
+        if (s.study_uid, s.patient) in volumes and is_single_slice(s):
+            other = f"{volumes[s.study_uid, s.patient].paths[0].parent.name}, a series of several slices, in its study"
             kept.append(_as_part(s, other))
         else:
             kept.append(s)

@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
+from medhybrid.errors import SeriesError
 from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_entry, read_scan
@@ -74,6 +75,80 @@ def test_a_copy_of_a_folder_counts_once_and_has_the_name_of_the_first(tmp_path: 
     shutil.copytree(tmp_path / "a", tmp_path / "b")
 
     assert [e.name for e in discover(tmp_path).entries] == ["a__T1"]
+
+
+@pytest.mark.parametrize("identity", ["", "ANON"])
+@pytest.mark.parametrize("heights", [(0, 5, 10, 15), (3, 7.7, 1, 55), (4, 4, 4, 4)])
+def test_single_slices_of_patients_with_one_placeholder_stay_apart(
+    heights: tuple[float, ...], identity: str, tmp_path: Path
+) -> None:
+    for k, height in enumerate(heights):
+        folder = tmp_path / f"p{k}"
+        first, *others = write_series(folder, values(100 * k))
+        for path in others:
+            path.unlink()
+        d = dcmread(first)
+        d.SeriesInstanceUID, d.PatientID, d.PatientName, d.InstanceNumber = "1.2.3.4", identity, identity, 1
+        d.ImagePositionPatient = [0, 0, height]
+        d.save_as(first)
+
+    entries = discover(tmp_path).entries
+
+    assert [(e.name, e.shape, e.problem) for e in entries] == [(f"p{k}", (12, 10, 1), "") for k in range(4)]
+
+
+@pytest.mark.parametrize("identity", ["", "ANON"])
+@pytest.mark.parametrize("n_more", [0, 1])
+@pytest.mark.parametrize("shift_mm", [0.0, 2.0 * N, 40.0])
+def test_patients_in_folders_with_one_placeholder_are_scans(
+    shift_mm: float, n_more: int, identity: str, tmp_path: Path
+) -> None:
+    for name, level, n, shift in (("a", 100, N, 0.0), ("b", 900, N + n_more, shift_mm)):
+        array = np.broadcast_to(level + np.arange(n), (12, 10, n)).astype(np.int16)
+        paths = write_series(tmp_path / name, array)
+        edit_all(paths, placeholders(lambda k: "100000"))
+        for path in paths:
+            d = dcmread(path)
+            d.PatientID = identity
+            x, y, z = d.ImagePositionPatient
+            d.ImagePositionPatient = [x, y, z + shift]
+            d.save_as(path)
+
+    found = {e.name: read_entry(e, e.name).array for e in discover(tmp_path).entries}
+
+    assert found["a"].max() < 200 < found["b"].min()
+
+
+def test_a_missing_slice_of_a_series_with_a_uid_for_each_is_said(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "s", values(50))
+    edit_all(paths, lambda d, k: (setattr(d, "SeriesInstanceUID", generate_uid()), setattr(d, "SeriesNumber", 4)))
+    paths[3].unlink()
+
+    (entry,) = discover(tmp_path).entries
+
+    assert entry.shape == (12, 10, N - 1)
+    with pytest.raises(SeriesError, match=r"missing|distances"):
+        read_entry(entry, "s")
+
+
+@pytest.mark.parametrize("name", ["SeriesNumber", "SeriesDescription"])
+def test_two_series_of_a_folder_with_a_uid_for_each_slice_are_two_scans(name: str, tmp_path: Path) -> None:
+    for k in (1, 2):
+        paths = write_series(tmp_path / str(k), values(100 * k))
+
+        def change(d: Dataset, _: int, k: int = k) -> None:
+            d.SeriesInstanceUID, d.StudyInstanceUID, d.SeriesNumber = generate_uid(), "1.2.3", 1
+            setattr(d, name, str(k))
+
+        edit_all(paths, change)
+        (tmp_path / "s").mkdir(exist_ok=True)
+        for path in paths:
+            path.rename(tmp_path / "s" / f"{k}_{path.name}")
+        (tmp_path / str(k)).rmdir()
+
+    entries = discover(tmp_path).entries
+
+    assert [(e.shape, e.problem) for e in entries] == [((12, 10, N), "")] * 2
 
 
 EACH = {

@@ -18,6 +18,8 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLSLossless,
 )
 
@@ -189,3 +191,25 @@ def test_jpeg_of_12_bits_is_decoded(tmp_path: Path) -> None:
     assert array.shape == (1, 256, 1024, 1)
     # values that pydicom's documentation gives for this file
     assert (array[0, 140, 420, 0], array[0, 120, 230, 0]) == (244, 95)
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit])
+@pytest.mark.parametrize("n_bits", [8, 12, 16])
+def test_a_jpeg_of_8_bits_is_read_whatever_the_header_states(tmp_path: Path, syntax: str, n_bits: int) -> None:
+    grey = np.linspace(0, 187, 16 * 20).reshape(16, 20).astype(np.uint8)
+    (path,) = write_mr_series(
+        tmp_path, np.zeros((20, 16, 1), np.uint16), np.eye(4), description="T1", study="s", case="c"
+    )
+    d = pydicom.dcmread(path)
+    d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, n_bits, n_bits - 1, 0
+    stream = bytes(imagecodecs.jpeg8_encode(grey, level=100))
+    d.PixelData = encapsulate([stream])
+    d["PixelData"].VR = "OB"
+    d.file_meta.TransferSyntaxUID = syntax
+    d.save_as(path)
+
+    found = read_scan(path).array[0, :, :, 0]
+
+    expected = np.asarray(imagecodecs.jpeg8_decode(stream)).T
+    turned = [expected, expected[::-1], expected[:, ::-1], expected[::-1, ::-1]]
+    assert any(np.array_equal(found, e) for e in turned)
