@@ -73,7 +73,7 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
             # a folder with images of several cases, as of a modality; that of one patient has another number than the case
             if len(chosen) == 1 and (chosen[0] not in has_images or n_beside[image.parent] > 1):
                 assigned[chosen[0]].append(image)
-    named = {mask: _by_channel(found, images, masks[mask]) for mask, found in assigned.items()}
+    named = {mask: _by_channel(mask, found, images, masks[mask]) for mask, found in assigned.items()}
     return _without_others(masks, images, named)
 
 
@@ -83,29 +83,32 @@ def _only_masks(masks: Words, nameless: set[Path]) -> dict[Path, Path]:
     return {m.parent: m for m in nameless if n_inside[m.parent] == 1}
 
 
-def _by_channel(found: Sequence[Path], images: Words, of_mask: Sequence[str]) -> dict[str, Path]:
+def _by_channel(mask: Path, found: Sequence[Path], images: Words, of_mask: Sequence[str]) -> dict[str, Path]:
     """Return channel to image: the words of an image that its mask does not have, or `image`.
 
-    Words that folders and file repeat count once, unless images would have the same name then (`PET-CT/PET.nii`).
+    Words that folders and file repeat count once, apart from those of sequences (`T1` may be the visit, too), and unless images
+    would have the same name then (`PET-CT/PET.nii`).
     """
-    once = {image: _channel_of(image, images[image], of_mask, is_once=True) for image in found}
+    once = {image: _channel_of(image, images[image], mask, of_mask, is_once=True) for image in found}
     if len(set(once.values())) < len(once):
-        once = {image: _channel_of(image, images[image], of_mask, is_once=False) for image in found}
+        once = {image: _channel_of(image, images[image], mask, of_mask, is_once=False) for image in found}
     by_channel: dict[str, Path] = {}
     for image in found:
         by_channel.setdefault(once[image], image)
     return by_channel
 
 
-def _channel_of(image: Path, words: Sequence[str], of_mask: Sequence[str], *, is_once: bool) -> str:
+def _channel_of(image: Path, words: Sequence[str], mask: Path, of_mask: Sequence[str], *, is_once: bool) -> str:
     rest = Counter(words) - Counter(of_mask)
     spelt = {w.lower(): w for part in (*image.parts[:-1], stem_of(image)) for w in spelt_words(part)}
     own, n_in_mask = Counter(words_of(stem_of(image))), Counter(of_mask)
     names = [
         w
         for w in (rest if is_once else rest.elements())
-        if not n_in_mask[w] or (n_in_mask[w] < own[w] if w.isdecimal() else not is_once)
+        if not n_in_mask[w] or (n_in_mask[w] < own[w] if w.isdecimal() else not is_once or names_sequence(w))
     ]
+    if not names:  # `visit/T1/T1.nii`: the folder is the visit, the file the sequence
+        names = [w for w in own if names_sequence(w) and w not in words_of(stem_of(mask))]
     if not IMAGE_WORDS.isdisjoint(names) and all(w.isdecimal() or w in IMAGE_WORDS for w in names):
         return "image"
     return "_".join(spelt.get(w, w) for w in names) or "image"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import is_blank, split_column, with_split
 from medhybrid.draft.tables import subject_column
-from medhybrid.draft.words import stem_of
+from medhybrid.draft.words import stem_of, words_of
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.files import check_file
 from medhybrid.names import printable_path
@@ -25,6 +24,30 @@ LIST_SHARE = 0.8
 
 MIN_SHARE = 0.5
 """Share of the cases that a table must name; it may have further ones."""
+
+MAX_SHOWN = 3
+
+LIST_WORDS = frozenset(
+    {
+        *(
+            "list",
+            "lists",
+            "id",
+            "ids",
+            "name",
+            "names",
+            "file",
+            "files",
+            "filenames",
+            "subgroup",
+            "subset",
+            "split",
+            "set",
+        ),
+        *("cases", "case", "images", "subjects", "patients", "fold", "keys"),
+    }
+)
+"""Words beside that of the part in the name of a list."""
 
 TABLES, LISTS = ("*.[cC][sS][vV]", "*.[tT][sS][vV]"), "*.txt"
 
@@ -62,13 +85,22 @@ def find_assignments(root: Path, cases: Mapping[str, Iterable[str]]) -> Assignme
     """
     found = Assignments()
     known = _known_names(cases)
-    for path in sorted(p for pattern in TABLES for p in root.glob(pattern) if not p.name.startswith(".")):
+    lists: dict[Path, set[str]] = {}
+    for path in _tables(root):
         try:
-            _read_one(path, known, cases, found)
+            if named := _read_one(path, known, cases, found):
+                lists[path] = named
         except DataError as error:
             found.remarks.append(f"{printable_path(path.name)} is not used: {error}")
-    _read_lists(root, known, cases, found)
+    _read_lists(root, known, cases, found, lists)
     return found
+
+
+def _tables(root: Path) -> list[Path]:
+    """Return the tables of a folder, and those in its folders whose names are those of lists of a part."""
+    own = [p for pattern in TABLES for p in root.glob(pattern)]
+    below = [p for pattern in TABLES for p in root.glob(f"*/{pattern}") if _part_of_list(p)]
+    return sorted(p for p in (*own, *below[:MAX_LISTS]) if not p.name.startswith("."))
 
 
 def _known_names(cases: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
@@ -92,13 +124,16 @@ def _plain(text: str) -> str:
 
 def _read_one(
     path: Path, known: Mapping[str, set[str]], cases: Mapping[str, Iterable[str]], found: Assignments
-) -> None:
+) -> set[str]:
+    """Add what a table gives; return the cases that it names if it is the list of a part by its name."""
     table = read_table(path)
     named = {c: [known.get(_plain(row[c]), set()) for _, row in table.rows] for c in table.columns if c}
     n_named = {c: len(set().union(*of)) for c, of in named.items() if of}
     key = max(n_named, key=lambda c: n_named[c], default="")
+    if key and _part_of_list(path) and sum(map(bool, named[key])) >= LIST_SHARE * len(table.rows):
+        return set().union(*named[key])
     if not key or n_named[key] < max(2, MIN_SHARE * len(cases)):
-        return
+        return set()
     others = [c for c in table.columns if c and c != key]
     # rows of a column of patients are patients: another column of identifiers, such as names, tells nothing more
     subject = None if subject_column(table, []) == key else subject_column(table, [key])
@@ -117,6 +152,7 @@ def _read_one(
     if used:
         found.used.add(path.name)
         found.remarks.append(f"{' and '.join(used)} are those of {printable_path(path.name)}")
+    return set()
 
 
 def _take(
@@ -154,27 +190,49 @@ def _take(
 
 
 def _read_lists(
-    root: Path, known: Mapping[str, set[str]], cases: Mapping[str, Iterable[str]], found: Assignments
+    root: Path,
+    known: Mapping[str, set[str]],
+    cases: Mapping[str, Iterable[str]],
+    found: Assignments,
+    tables: Mapping[Path, set[str]],
 ) -> None:
-    """Add the parts of lists such as `train.txt` and `val.txt`, if they name each case once; otherwise remarks."""
-    listed: dict[Path, set[str]] = {}
+    """Add the parts of lists such as `train.txt`, `val.txt` and `test_ids.csv`; otherwise remarks.
+
+    Cases of a list for testing are kept for testing, whatever other lists there are.
+    """
+    listed = dict(tables)
     for path in sorted(root.rglob(LISTS))[:MAX_LISTS]:
         names = [_plain(line.split()[0]) for line in _lines(path) if line.strip()]
         if names and sum(n in known for n in names) >= LIST_SHARE * len(names):
             listed[path] = set().union(*(known.get(n, set()) for n in names))
-    parts = {path: part_of(path.stem) for path in listed}
-    counts = Counter(case for of in listed.values() for case in of)
-    is_whole = set(counts) == set(cases) and set(counts.values()) == {1}
-    is_clear = None not in parts.values() and len(set(parts.values())) == len(parts) > 1
-    shown = [printable_path(p.relative_to(root)) for p in listed]
-    if is_whole and is_clear and not found.parts:
-        found.parts = {case: parts[path] or "" for path, of in listed.items() for case in of}
-        found.remarks.append(f"parts are those of {', '.join(shown)}")
+    by_part: dict[str, set[str]] = {}
+    for path, of in listed.items():
+        if part := _part_of_list(path):
+            by_part.setdefault(part, set()).update(of)
+    train, validation, test = (by_part.get(part, set()) for part in ("train", "validation", "test"))
+    if test == validation:
+        test = set()
+    rest = set(cases) - train - validation - test
+    are_apart = len(train) + len(validation) + len(test) == len(train | validation | test)
+    is_whole = are_apart and not rest and len(train) > 1
+    keeps_tests = are_apart and len(test) > 0 and len(set(cases) - test - validation) > 1
+    shown = {path: printable_path(path.relative_to(root)) for path in listed}
+    if not found.parts and (is_whole or keeps_tests):
+        found.parts = {c: "test" if c in test else "validation" if c in validation else "train" for c in cases}
+        used = [path for path in listed if _part_of_list(path)]
+        found.remarks.append(f"parts are those of {', '.join(shown[p] for p in used[:5])}")
+        if rest and train:
+            found.remarks.append(f"{len(rest)} cases are in no list, and train: {min(rest)}")
         return
     found.remarks += [
         f"{name} lists {len(of)} cases, and is not used: give folds in splits.json"
-        for name, of in list(zip(shown, listed.values(), strict=True))[:3]
+        for name, of in list(zip(shown.values(), listed.values(), strict=True))[:MAX_SHOWN]
     ]
+
+
+def _part_of_list(path: Path) -> str | None:
+    """Return the part that the name of a list has a word for, such as `train_list.txt` or `subgroup_testing.txt`."""
+    return part_of(path.stem) or part_of("_".join(w for w in words_of(path.stem) if w not in LIST_WORDS))
 
 
 def _lines(path: Path) -> list[str]:

@@ -74,4 +74,20 @@ def as_one_channel(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, P
     is_unique = len(found) > 2 and len(names) == len(found)
     if found and is_single and (is_long or are_identifiers or are_parts or is_unique):
         return {mask: {"image": next(iter(channels.values()))} for mask, channels in found.items()}
-    return found
+    return _without_folders(found) if found and is_single and len(names) > 1 else found
+
+
+def _without_folders(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
+    """Return single channels without the words of folders, if these name no sequences and the words of the files are the same.
+
+    `batch_1/p1_ct` and `batch_2/p2_ct` are one channel.
+    """
+    of_files, of_folders = set(), set()
+    for channels in found.values():
+        for name, path in channels.items():
+            in_file = set(words_of(stem_of(path)))
+            of_files.add("_".join(w for w in name.split("_") if w.lower() in in_file))
+            of_folders |= {w for w in name.split("_") if w.lower() not in in_file}
+    if len(of_files) > 1 or any(map(names_sequence, of_folders)):
+        return found
+    return {m: {next(iter(of_files)) or "image": next(iter(of.values()))} for m, of in found.items()}

@@ -39,7 +39,8 @@ def without_other_grids(root: Path, pairs: Pairs) -> Pairs:
     kept = [replace(p, images={c: i for c, i in p.images.items() if c not in others}) for p in pairs.pairs]
     remarks = tuple(f"{c} is not used: it lies on another grid than the masks" for c in others)
     channels = {c: n for c, n in pairs.channels.items() if c not in others}
-    return Pairs(tuple(p for p in kept if p.images), channels, (*pairs.left_out, *remarks))
+    used = tuple(p for p in kept if p.images)
+    return replace(pairs, pairs=used, channels=channels, left_out=(*pairs.left_out, *remarks))
 
 
 def _on_mask(root: Path, pair: Pair) -> dict[str, bool]:

@@ -40,10 +40,14 @@ def without_label_maps(root: Path, pairs: Pairs) -> Pairs:
     if not maps or not any(n_read[c] and not n_maps[c] for c in pairs.channels):
         return pairs
     kept = [replace(p, images={c: i for c, i in p.images.items() if c not in maps}) for p in pairs.pairs]
-    why = "its files are label maps, or made from masks. List them in a table cases.csv if they are to be inputs"
+    why = (
+        "its files are label maps, or made from masks. List them in a table cases.csv if they are the masks to learn, or "
+        "inputs"
+    )
     remarks = tuple(f"{c} is not used: {why}" for c in maps)
     channels = {c: n for c, n in pairs.channels.items() if c not in maps}
-    return Pairs(tuple(p for p in kept if p.images), channels, (*pairs.left_out, *remarks))
+    used = tuple(p for p in kept if p.images)
+    return replace(pairs, pairs=used, channels=channels, left_out=(*pairs.left_out, *remarks))
 
 
 def _gives_mask(path: Path, mask: Path) -> bool:

@@ -30,7 +30,7 @@ OTHER_WORDS = frozenset({"brain", "bet", "skull", "fov", "head", "body", "foregr
 """Words of masks from preprocessing, which are left out beside others."""
 
 
-def kinds_of(paths: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
+def kinds_of(paths: Sequence[Path], *, min_share: float = MIN_SHARE) -> dict[tuple[str, ...], list[Path]]:
     """Return files by the words that many of them have in their names and folders, without numbers.
 
     There are more cases than kinds of files, so that a word of a kind, such as `flair`, is in more files than one of a case.
@@ -40,7 +40,7 @@ def kinds_of(paths: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     most = max((n for w, n in counts.items() if w and n < len(paths)), default=0)
     kinds: dict[tuple[str, ...], list[Path]] = {}
     for path, found in words.items():
-        kind = tuple(w for w in found if w and MIN_SHARE * most < counts[w] < len(paths))
+        kind = tuple(w for w in found if w and min_share * most < counts[w] < len(paths))
         kinds.setdefault((*kind, path.suffix.lower()), []).append(path)
     return kinds
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from medhybrid.draft.assignments import Assignments, find_assignments
 from medhybrid.draft.pairs import Pairs
 from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
-from medhybrid.draft.words import CT_WORDS, MR_WORDS, stem_of
+from medhybrid.draft.words import name_without_kind, stem_of
 
 PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev|eval|evaluation)_")
 """Words of folders for training and validation in the names of cases."""
@@ -53,14 +53,19 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
     channels = unique_names(tuple(re.sub(r"[^\w.+-]+", "_", c).strip("_") or "image" for c in order))
     cases = [p.case for p in pairs.pairs]
     plain = [PART_WORDS.sub("", c) if any(p.part for p in pairs.pairs) else c for c in cases]
-    found, reason = _subjects(pairs, plain)
+    tests = [_without_channel(name_without_kind(stem_of(p)), order) for p in pairs.testing]
+    found, of_tests, reason = _subjects(pairs, plain, tests)
+    n_shared = sum(s in set(of_tests) for s in found)
+    of_both = f"{n_shared} cases have the subject of an image for testing by their names, and still train: the numbers seem new"
+    if 2 * n_shared > len(cases):  # most of the cases: numbers start anew, or the parts are visits
+        of_tests = [f"test {s}" for s in of_tests]
     have_same_names = any(p.part for p in pairs.pairs) and len(set(plain)) < len(plain)
     others = {
         p.case: set() if have_same_names else {stem_of(f) for f in (p.mask, *p.images.values())} | set(found[i : i + 1])
         for i, p in enumerate(pairs.pairs)
     }
     given = find_assignments(root, others)
-    remarks = list(given.remarks)
+    remarks = [*given.remarks, *([of_both] if 2 * n_shared > len(cases) else [])]
     if given.subjects and not _are_finer([given.subjects[c] for c in cases], found):
         found = [given.subjects[c] for c in cases]
         reason = f"{len(set(found))} subjects of the dataset's table"
@@ -86,18 +91,22 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
         "split": [parts[c] or "train" for c in cases] if any(parts.values()) else None,
         "fold": [folds[c] for c in cases] if folds else None,
     }
+    if pairs.testing and columns["split"] is None:
+        columns["split"] = ["train"] * len(cases)
     used = {name: values for name, values in columns.items() if values is not None and name not in channels}
     lines = [["case", *used, "mask", *channels]]
     for i, pair in enumerate(pairs.pairs):
         files = [str(root / pair.images[c]) if c in pair.images else "" for c in order]
         lines.append([pair.case, *(values[i] for values in used.values()), str(root / pair.mask), *files])
+    for i, (path, name) in enumerate(zip(pairs.testing, tests, strict=True)):
+        values = {"subject": of_tests[i] if i < len(of_tests) else f"test {name}", "split": "test", "fold": "-1"}
+        files = [str(root / path), *[""] * (len(channels) - 1)]
+        lines.append([f"test_{i + 1}_{name}", *(values[c] for c in used), "", *files])
     optional = frozenset(c for c, name in zip(channels, order, strict=True) if pairs.channels[name] < len(cases))
     if len(optional) == len(channels):
         optional = frozenset(channels[1:])
     if doubtful := [c for c in channels if c in optional and NO_CHANNEL.search(c)]:
         remarks.append(f"check the optional channels {', '.join(doubtful)}: their names are those of visits or copies")
-    if len(channels) == 1:
-        remarks += _on_modalities([str(next(iter(p.images.values()))) for p in pairs.pairs])
     return PairTable(lines, channels, optional, reason, tuple(remarks), frozenset(given.used))
 
 
@@ -107,15 +116,10 @@ def unique_names(channels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(c if plain.count(c) == 1 else f"{c}_{plain[: i + 1].count(c)}" for i, c in enumerate(plain))
 
 
-def _on_modalities(images: Sequence[str]) -> list[str]:
-    """Return a remark if some images are CT by their names, and others MR."""
-    n_ct, n_mr = (sum(bool(words.search(path)) for path in images) for words in (CT_WORDS, MR_WORDS))
-    both = sum(bool(CT_WORDS.search(path) and MR_WORDS.search(path)) for path in images)
-    if both or not n_ct or not n_mr:
-        return []
-    return [
-        f"{n_ct} images are CT and {n_mr} MR by their names: one channel has both; to train on one, move the others away"
-    ]
+def _without_channel(name: str, channels: Sequence[str]) -> str:
+    """Return the name of an image without the word of a channel at its end."""
+    words = "|".join(re.escape(c) for c in channels if c != "image")
+    return re.sub(rf"[\W_]+(?:{words})$", "", name, flags=re.IGNORECASE) if words else name
 
 
 def _are_finer(subjects: Sequence[str], others: Sequence[str]) -> bool:
@@ -139,15 +143,27 @@ def _undivided_folds(folds: Mapping[str, str], subjects: Mapping[str, str]) -> t
     return {case: place.get(n, "-1") for case, n in numbers.items()}, []
 
 
-def _subjects(pairs: Pairs, names: Sequence[str]) -> tuple[list[str], str]:
-    """Return the subject of each pair by its name or folder, or nothing if each is one; and the reason."""
-    pattern, reason = subject_pattern(names)
+def _subjects(pairs: Pairs, names: Sequence[str], tests: Sequence[str]) -> tuple[list[str], list[str], str]:
+    """Return the subjects of the pairs and of the images for testing, or nothing if each case is one; and the reason.
+
+    The names of files count without folders, if they are unique: the scans of a person may be in several folders.
+    """
+    stems = [name_without_kind(stem_of(p.mask)) for p in pairs.pairs]
+    if len(set(stems)) == len(stems) and subject_pattern(stems)[0] is not None:
+        names = stems
+    may_share = set(stems).isdisjoint(tests)  # otherwise numbers start anew
+    pattern, reason = subject_pattern([*names, *(tests if may_share else ())])
+    if pattern is None and tests:
+        pattern, reason = subject_pattern(names)
     of_folders = subjects_of_folders([p.mask for p in pairs.pairs])
     if of_folders is not None and (pattern is None or are_coarser(of_folders, names, pattern)):
-        return of_folders, f"{len(set(of_folders))} folders are the subjects"
+        return of_folders, [], f"{len(set(of_folders))} folders are the subjects"
     if pattern is None:
-        return [], reason  # data.subject_pattern can still be set
-    return [m[1] if (m := re.search(pattern, n)) else n for n in names], reason
+        return [], [], reason  # data.subject_pattern can still be set
+    found, of_tests = ([m[1] if (m := re.search(pattern, n)) else n for n in of] for of in (names, tests))
+    if len(set(found)) == len(found) and not (may_share and set(found) & set(of_tests)):
+        return [], [], reason
+    return found, of_tests if may_share else [f"test {s}" for s in of_tests], reason
 
 
 def _named_by_part(

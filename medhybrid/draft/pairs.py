@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,11 +89,14 @@ class Pairs:
         Channel name to the number of cases that have it.
     left_out : tuple of str
         Files that are not used, with the reason.
+    testing : tuple of Path
+        Images for testing, whose subjects must not train.
     """
 
     pairs: tuple[Pair, ...]
     channels: dict[str, int]
     left_out: tuple[str, ...] = ()
+    testing: tuple[Path, ...] = ()
 
     def with_channel(self, name: str) -> Pairs:
         """Return the pairs with another name of their only channel."""
@@ -127,7 +130,12 @@ def find_pairs(
     paths = [*_without(paths, [f for files in structures.values() for f in files]), *structures]
     has_parts = any("train" in words_of(stem_of(p)) for p in paths)
     plain = [p for p in paths if not is_other_mask(_without_part(stem_of(p)) if has_parts else stem_of(p), ())]
-    paths = plain if any(map(is_mask_path, plain)) or not plain else paths  # otherwise they are the only masks
+    if any(map(is_mask_path, plain)) or not plain:
+        paths = plain
+    elif plain != paths and masks_by_contents(
+        root, plain
+    ):  # masks of preprocessing beside one without a word for a mask
+        paths, by_contents = plain, True
     testing = [p for p in paths if any("test" in parts_named(part) for part in p.parts[:-1])]
     paths = _without(paths, testing)
     testing += (named_tests := _named_tests(paths))
@@ -167,6 +175,13 @@ def find_pairs(
         of_mask = sorted(found.pop(mask).values())
         rivals.append(f"{of_mask[0]}: {mask}, {', '.join(map(str, more[:2]))}")
         named |= {mask, *more, *of_mask}
+    if (
+        found
+        and not by_label
+        and _have_more_labels(masks, found)
+        and (joined := find_pairs(root, series, by_label=True))
+    ):
+        return joined
     if not found and not by_label and (joined := find_pairs(root, series, by_label=True)):
         return joined
     if not found and rivals:
@@ -210,12 +225,25 @@ def find_pairs(
     if spare := [p for p in images if p not in used]:
         left_out.append(f"{len(spare)} images without a mask, such as {spare[0]}")
     pairs = _pairs(found, mask_keys, channels)
-    return Pairs(pairs, channels, tuple(left_out))
+    return Pairs(pairs, channels, tuple(left_out), tuple(p for p in testing if not is_mask_path(p)))
 
 
 def _without(paths: Sequence[Path], others: Sequence[Path]) -> list[Path]:
     left_out = set(others)
     return [p for p in paths if p not in left_out]
+
+
+def _have_more_labels(masks: Sequence[Path], found: Mapping[Path, dict[str, Path]]) -> bool:
+    """Return whether most masks have others beside them whose names only have more words, as those of further labels."""
+    alone = [m for m in masks if m not in found]
+    n_more = 0
+    for mask in found:
+        words = Counter(words_of(stem_of(mask)))
+        more = [m for m in alone if m.parent == mask.parent and not words - Counter(words_of(stem_of(m)))]
+        n_more += any(
+            not names_observer(stem_of(m)) and not _is_version(words_of(stem_of(m)), list(words)) for m in more
+        )
+    return 2 * n_more > len(found) and not any(names_observer(stem_of(m)) for m in found)
 
 
 def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Path]) -> None:
@@ -231,7 +259,8 @@ def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Pa
         remedy="list the masks of one observer, or of a consensus, in a table cases.csv with the columns case, mask and one "
         "per channel"
         if are_observers
-        else "join the masks of an image to one file with the values 1, 2, 3, ...",
+        else "if they are labels, join them to one file with the values 1, 2, 3, ...; if several observers drew them, list "
+        "those of one in a table cases.csv",
     )
 
 

@@ -17,6 +17,9 @@ from medhybrid.draft.words import MASK_WORDS, is_mask_path, path_words, stem_of,
 MIN_SHARE = 0.5
 """Share of the folders that have most of the names: labels are the same in each case, and names of cases are not."""
 
+LABEL_SHARE = 0.45
+"""The same for words of labels: one of two labels (`parotid` in left and right) has twice as many masks as a third."""
+
 OBSERVERS = frozenset(
     {
         "rater",
@@ -30,9 +33,16 @@ OBSERVERS = frozenset(
         "manual",
         "auto",
         "consensus",
+        "staple",
+        "majority",
+        "maj",
     }
 )
 """Words for several masks of one label."""
+
+
+ANNOTATION = re.compile(r"annot(?:ation|ator)?s?[\W_]*\d", re.IGNORECASE)
+"""Number of an annotation, as `annotation-2`."""
 
 
 def structure_folders(paths: Sequence[Path]) -> dict[Path, list[Path]]:
@@ -80,7 +90,7 @@ def _have_words(files: Sequence[Path]) -> bool:
 
 def names_observer(text: str) -> bool:
     """Return whether a name has a word for one of several masks of a label, with or without a number: `rater2`."""
-    return any(re.sub(r"\d+", "", w) in OBSERVERS for w in words_of(text))
+    return any(re.sub(r"\d+", "", w) in OBSERVERS for w in words_of(text)) or ANNOTATION.search(text) is not None
 
 
 def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
@@ -94,7 +104,7 @@ def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
         Image and mask files, relative to the dataset's folder.
     """
     masks = [p for p in paths if is_mask_path(p)]
-    kinds = kinds_of(masks)
+    kinds = kinds_of(masks, min_share=LABEL_SHARE)
     if len(kinds) < 2 or any(names_observer(" ".join(kind)) for kind in kinds):
         return {}
     words = {p: set(path_words(p)) for p in paths}
@@ -102,7 +112,8 @@ def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
     of_labels = set.intersection(*(words[p] for p in masks)) - MASK_WORDS - of_images  # `lung` in left and right lung
     found: dict[Path, list[Path]] = {}
     for kind, files in kinds.items():
-        own = [w for w in kind if w not in MASK_WORDS and not w.startswith(".")]
+        # a kind without a word of its own is named by those of all labels: `liver` beside `liver_tumour`
+        own = [w for w in kind if w not in MASK_WORDS and not w.startswith(".")] or sorted(of_labels)
         folders = {p.parts[:-1] for p in files}
         for path in files if own else ():
             if (pattern := _pattern(path, own, of_labels, is_folder=len(folders) == 1)) is not None:

@@ -33,9 +33,10 @@ from medhybrid.draft.stand_ins import lacked_channels
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
+from medhybrid.draft.words import CT_WORDS, MR_WORDS
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
-from medhybrid.scans.image_files import why_unread
+from medhybrid.scans.image_files import why_unread, why_unread_image
 from medhybrid.scans.raster import COLOURS, is_raster
 from medhybrid.scans.walk import Walk
 
@@ -218,6 +219,7 @@ def _draft(
             *remarks,
             *lacked.remarks(channels),
             *_on_sizes(samples),
+            *_on_modalities(cases, root),
             *_on_partly(n_partly),
             *(f"{f.message}; {f.where} has {f.found}" for f in palette_findings(masks)),
             *_left_out(listed),
@@ -257,6 +259,19 @@ def _cases(
         found = "; ".join(str(c.problem) for c in listing.cases[:2])
         raise DataError(f"{printable_path(root)} has no usable case", found=found, remedy="see docs/reference/data.md")
     return list(listing.cases), channels
+
+
+def _on_modalities(cases: Sequence[Case], root: Path) -> list[str]:
+    """Return a remark if the images of a single channel are CT by some of their names, and MR by others."""
+    files = [f.paths[0] for c in cases if len(c.images) == 1 and (f := c.images[0]) is not None]
+    images = [str(p.relative_to(root) if p.is_relative_to(root) else p) for p in files]
+    n_ct, n_mr = (sum(bool(words.search(path)) for path in images) for words in (CT_WORDS, MR_WORDS))
+    both = sum(bool(CT_WORDS.search(path) and MR_WORDS.search(path)) for path in images)
+    if both or not n_ct or not n_mr:
+        return []
+    return [
+        f"{n_ct} images are CT and {n_mr} MR by their names: one channel has both; to train on one, move the others away"
+    ]
 
 
 def _on_sizes(samples: Samples) -> tuple[str, ...]:
@@ -452,7 +467,9 @@ def _nothing_found(root: Path) -> DataError:
                 return error
     below = [*sorted(p.name for p in root.iterdir()), *json_files(root)][:8]
     found = ", ".join(map(printable_path, below)) or "an empty folder"
-    unread = Counter(why for p in Walk().files(root, lambda _path, _error: None) if (why := why_unread(p)))
+    unread = Counter(
+        why for p in Walk().files(root, lambda _path, _error: None) if (why := why_unread(p) or why_unread_image(p))
+    )
     if unread:
         found += "; " + "; ".join(f"{n} files: {why}" for why, n in unread.most_common(3))
     if masks := mask_files(root):

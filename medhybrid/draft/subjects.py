@@ -50,7 +50,7 @@ SESSION_WORD = re.compile(
 )
 """The last part of a name that may tell scans of one person apart."""
 
-SUFFIX = r"[a-dlr]|o[ds]|(?:tp|v|m|visit|month|ses)\d{1,3}|pre|post"
+SUFFIX = r"[a-flr]|o[ds]|(?:tp|v|m|visit|month|ses)\d{1,3}|(?:pre|post)(?:op)?|bl|fu\d?|base(?:line)?|follow\w*"
 """Side, eye, time point or letter of a visit after the number of a person."""
 
 JOINED = re.compile(rf"^(.*\d)(?:{SUFFIX})$", re.IGNORECASE)
@@ -97,6 +97,9 @@ END_OF_GROUP = re.compile(
     re.IGNORECASE,
 )
 """End of the name of a group of several subjects: `site1`, `training_batch_2`, `ct_train`."""
+
+RANGE = re.compile(r"\d+\s*(?:-|to|_)\s*\d+", re.IGNORECASE)
+"""Name of a folder for a range of cases: `201-400`."""
 
 YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d$")
 """A year at the end of the name of a group."""
@@ -222,7 +225,13 @@ def subjects_of_folders(files: Sequence[Path]) -> list[str] | None:
     depth = min((len(f.parts) - 1 for f in files), default=0)
     for level in range(1, depth + 1):
         above = [f.parts[:level] for f in files]
-        are_numbered = all(re.search(r"\d", a[-1]) and not OTHER_GROUP.search(a[-1]) for a in above)
+        are_numbered = all(
+            re.search(r"\d", a[-1])
+            and not OTHER_GROUP.search(a[-1])
+            and not RANGE.fullmatch(a[-1])
+            and not YEAR.fullmatch(a[-1])
+            for a in above
+        )
         if are_numbered and MIN_FOLDERS <= len(set(above)) < len(above):
             is_unique = len({a[-1] for a in above}) == len(set(above))
             return [a[-1] if is_unique else "_".join(a) for a in above]
@@ -316,6 +325,8 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
     is_repeated = sum(n for n in n_alike.values() if n > 1) >= len(parts) / 2
     n_sessions = sum(not last or bool(SESSION_WORD.match(last) or DATED.match(last)) for _, last in parts)
     is_session = n_sessions >= 0.9 * len(parts)
+    if all(YEAR.fullmatch(g) for g in groups):
+        return None
     if len(groups) < 2 or not several or sorted(several)[len(several) // 2] > MAX_SCANS:
         return None
     if (len(groups) < MIN_PEOPLE and all(map(END_OF_GROUP.search, groups))) or (

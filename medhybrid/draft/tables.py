@@ -25,6 +25,11 @@ CASE_WORDS = ("case", "caseid", "casename", "id", "name", "scan", "scanid", "ima
 PERSON_WORDS = frozenset(
     {"patient", "subject", "participant", "person", "individual", "volunteer", "proband", "donor", "animal", "mouse"}
 )
+SOURCE_WORDS = frozenset(
+    {"video", "sequence", "seq", "clip", "slide", "wsi", "lesion", "volunteer", "specimen", "block"}
+)
+"""Words for what several images are of, without the person."""
+
 IDENTIFIER_WORDS = frozenset(
     {"id", "ids", "no", "nr", "num", "number", "code", "key", "uid", "name", "index", "dicom", "anon"}
 )
@@ -225,10 +230,11 @@ def subject_column(table: Table, files: Sequence[str]) -> str | None:
     """Return the column of the subjects: one of `SUBJECT_WORDS`, or a word for a person beside words for an identifier."""
     if found := _column_named(table, SUBJECT_WORDS, files):
         return found
-    for column in (c for c in table.columns if c and c not in files):
-        words = set(words_of(column))
-        if words & PERSON_WORDS and words <= PERSON_WORDS | IDENTIFIER_WORDS:
-            return column
+    for named in (PERSON_WORDS, SOURCE_WORDS):
+        for column in (c for c in table.columns if c and c not in files):
+            words = set(words_of(column))
+            if words & named and words <= named | IDENTIFIER_WORDS:
+                return column
     return None
 
 

@@ -68,7 +68,9 @@ class Sizes:
     spacing_mm, extent_mm : (3,) tuple
         Median spacing and extent of the scans.
     labels_mm : (3,) tuple
-        Extent of all labels together in scans where it is large.
+        Median extent of all labels together.
+    large_mm : (3,) tuple, optional
+        This extent in scans where it is large.
     thickness_mm : dict
         For each label, its mean thickness along each axis; empty if unknown.
     """
@@ -79,6 +81,13 @@ class Sizes:
     thickness_mm: dict[str, Spacing]
     n_channels: int
     n_labels: int
+    large_mm: Spacing | None = None
+
+    @property
+    def target_mm(self) -> Spacing:
+        """Return the field of view of a patch: the labels with a margin, and those of scans where they are large."""
+        x, y, z = np.maximum(np.array(self.labels_mm) * MARGIN, self.large_mm or (0.0, 0.0, 0.0)).tolist()
+        return x, y, z
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +183,7 @@ def _candidate(
     preset: Preset,
 ) -> Candidate:
     whole = np.maximum(np.array(sizes.extent_mm) / np.array(spacing), 1.0)
-    target = np.clip(np.array(sizes.labels_mm) * MARGIN / np.array(spacing), 1.0, whole)
+    target = np.clip(np.array(sizes.target_mm) / np.array(spacing), 1.0, whole)
     patch, strides = _patch(spacing, target, whole, voxels, prepare, levels_by_hand(settings))
     network = network_of(settings, preset, len(strides))
     kernels = choose_kernels(spacing, patch, strides) if network.kind != "transunet" else ()

@@ -15,7 +15,7 @@ from medhybrid.errors import DataError
 from medhybrid.networks.presets import levels_by_hand
 from medhybrid.planning.budget import Budget
 from medhybrid.planning.choice import Candidate, Sizes, candidates
-from medhybrid.planning.geometry import ANISOTROPY_AT_STRIDE, MARGIN, Spacing, choose_strides
+from medhybrid.planning.geometry import ANISOTROPY_AT_STRIDE, Spacing, choose_strides
 from medhybrid.planning.rates import TYPICAL, Rates
 
 WHY_NORMALISED = {
@@ -69,7 +69,8 @@ def sizes_of(config: StudyConfig, fingerprint: Fingerprint) -> Sizes:
     return Sizes(
         spacing_mm=fingerprint.median_spacing_mm,
         extent_mm=fingerprint.median_extent_mm,
-        labels_mm=fingerprint.large_labels_mm or fingerprint.median_labels_mm or fingerprint.median_extent_mm,
+        labels_mm=fingerprint.median_labels_mm or fingerprint.median_extent_mm,
+        large_mm=fingerprint.large_labels_mm,
         thickness_mm={n: t for n, t in fingerprint.thickness_mm.items() if min(t) > 0},
         n_channels=len(config.data.channels),
         n_labels=len(config.data.regions or config.data.labels),
@@ -220,7 +221,7 @@ def _kernel_reason(best: Candidate) -> dict[str, str]:
 
 
 def _percent(best: Candidate, sizes: Sizes) -> str:
-    target = np.minimum(np.array(sizes.labels_mm) * MARGIN, np.array(sizes.extent_mm))
+    target = np.minimum(np.array(sizes.target_mm), np.array(sizes.extent_mm))
     covered = np.minimum(1.0, np.array(best.patch_size) * np.array(best.spacing_mm) / target)
     return f"{100 * float(np.prod(covered)):.0f} %"
 

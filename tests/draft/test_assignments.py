@@ -36,7 +36,8 @@ def lists(form: str) -> Callable[[Path], None]:
     def write(root: Path) -> None:
         for part in ("train", "val", "test"):
             (root / form.format(part)).parent.mkdir(exist_ok=True)
-            (root / form.format(part)).write_text("\n".join(f"images/{c}.nii.gz" for c in by_part(part)))
+            header = ["file"] if form.endswith("csv") else []
+            (root / form.format(part)).write_text("\n".join([*header, *(f"images/{c}.nii.gz" for c in by_part(part))]))
 
     return write
 
@@ -53,6 +54,8 @@ def objects(name: str, make: Callable[[dict[str, list[str]]], object]) -> Callab
         table("id;Subset;age", "images/{c}.nii.gz;{part} set;70"),
         lists("{}.txt"),
         lists("splits/{}_set.txt"),
+        lists("lists/{}_list.txt"),
+        lists("splits/{}_ids.csv"),
         objects("splits.json", lambda p: p),
         objects("split.json", lambda p: {k: [f"{n}.nii.gz" for n in v] for k, v in p.items()}),
         objects("data_splits.json", lambda p: {"training": p["train"], "validation": p["val"], "testing": p["test"]}),
@@ -202,3 +205,27 @@ def test_a_table_does_not_divide_the_sides_of_a_person(tmp_path: Path) -> None:
     made = init_study(root, tmp_path / "study.yaml")
 
     assert len({c.subject for c in list_dataset(made.config.data).cases}) == 3
+
+
+@pytest.mark.parametrize(
+    "others", [{}, {"trainval": ("a1", "a2", "b1", "b2")}, {"train": ("a1", "a2"), "other": ("b1",)}]
+)
+def test_a_list_for_testing_is_kept_out_whatever_other_lists_there_are(
+    tmp_path: Path, others: dict[str, tuple[str, ...]]
+) -> None:
+    (tmp_path / "d").mkdir()
+    for name, cases in ({"test": ("c1", "c2")} | others).items():
+        (tmp_path / "d" / f"{name}.txt").write_text("\n".join(cases))
+
+    listing = list_dataset(drafted(tmp_path / "d").config.data)
+
+    assert [c.name for c in listing.cases] == ["a1", "a2", "b1", "b2"]
+
+
+def test_a_table_of_videos_gives_the_subjects(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    table("frame_id,sequence_id,png_image_path", "{c},{person},images/{c}.nii.gz")(tmp_path / "d")
+
+    made = drafted(tmp_path / "d")
+
+    assert {c.name: c.subject for c in list_dataset(made.config.data).cases} == {c: c[0] for c in CASES}

@@ -84,3 +84,16 @@ def test_other_arrays_are_no_label_maps(kind: str) -> None:
 
     assert not is_label_map(arrays[kind])
     assert is_label_map(blob_case(0, SHAPE)[1])
+
+
+@pytest.mark.parametrize("other", ["brain_mask", "bet_mask", "body_mask"])
+def test_a_lesion_without_a_word_for_a_mask_is_the_mask_beside_that_of_the_brain(other: str, tmp_path: Path) -> None:
+    for i in range(4):
+        image, labels = blob_case(i, SHAPE)
+        for name, array in (("flair", image), ("lesion", labels), (other, (image > 50).astype(np.uint8))):
+            save_nifti(tmp_path / "d" / f"case{i}" / f"{name}.nii.gz", array)
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    assert [c.name for c in made.draft.channels] == ["flair"]
+    assert len(made.draft.labels) == 2

@@ -425,3 +425,33 @@ def test_sequences_that_their_folder_names_are_channels(tmp_path: Path) -> None:
     assert {m: sorted(of) for m, of in found.items()} == {
         f"P{i}/NA-PET-CT/SEG.nii": ["CT", "PET", "SUV"] for i in (1, 2)
     }
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("P{0}/T{1}/P{0}_T{1}_{2}.nii", "P{0}/T{1}/P{0}_T{1}_MASK.nii"),
+        ("P{0}/T{1}/{2}.nii", "P{0}/T{1}/MASK.nii"),
+    ],
+)
+def test_a_visit_called_as_a_sequence_is_not_that_sequence(tmp_path: Path, image: str, mask: str) -> None:
+    places = [(p, v) for p in (1, 2) for v in (1, 2)]
+    names = [image.format(*place, c) for place in places for c in ("T1", "T2", "FLAIR")]
+
+    found = paired(tmp_path, [*names, *(mask.format(*place) for place in places)])
+
+    assert found == {
+        mask.format(*place): {c: image.format(*place, c) for c in ("T1", "T2", "FLAIR")} for place in places
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "channel"),
+    [("batch_{1}/{0}_0000.nii", "0000"), ("site{1}/{0}_T1w.nii", "T1w"), ("images/hospital{1}/{0}_flair.nii", "flair")],
+)
+def test_folders_of_groups_are_no_part_of_the_name_of_a_channel(tmp_path: Path, image: str, channel: str) -> None:
+    cases = [(100 + i, "AB"[i % 2]) for i in range(6)]
+
+    found = paired(tmp_path, [n for c in cases for n in (image.format(*c), f"masks/{c[0]}.nii")])
+
+    assert found == {f"masks/{c[0]}.nii": {channel: image.format(*c)} for c in cases}

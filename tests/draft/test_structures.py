@@ -11,6 +11,7 @@ from medhybrid.config import ScansConfig
 from medhybrid.data.layouts import list_dataset
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.draft.structures import label_patterns, structure_folders
+from medhybrid.errors import DataError
 from medhybrid.steps.init import init_study
 from tests.synthetic import blob_case, save_nifti
 
@@ -116,3 +117,37 @@ def test_a_file_of_all_labels_beside_those_of_one_is_left_out(tmp_path: Path) ->
     case = list_dataset(data).cases[0]
     image = load_image(case, data, ScansConfig())
     assert set(np.unique(load_mask(case, image, data, ScansConfig()).array)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("liver", "liver_tumour"), ("prostate", "prostate_lesion"), ("Parotid_L", "Parotid_R", "Mandible")],
+)
+@pytest.mark.parametrize("form", ["{case}/{case}_{label}_mask.nii.gz", "labels/{case}_{label}.nii.gz"])
+def test_labels_that_share_words_are_all_read(tmp_path: Path, labels: tuple[str, ...], form: str) -> None:
+    for i in range(3):
+        case = f"case{i}"
+        image, _ = blob_case(i, (12, 10, 8))
+        save_nifti(tmp_path / "d" / f"{case}/{case}_ct.nii.gz", image)
+        for k, label in enumerate(labels):
+            mask = np.zeros((12, 10, 8), np.uint8)
+            mask[2 * k : 2 * k + 2] = 1
+            save_nifti(tmp_path / "d" / form.format(case=case, label=label), mask)
+
+    data = init_study(tmp_path / "d", tmp_path / "study.yaml").config.data
+
+    assert sorted(data.labels) == sorted(labels)
+    assert [c.problem for c in list_dataset(data).cases] == [None] * 3
+
+
+def test_masks_of_several_annotators_are_not_labels(tmp_path: Path) -> None:
+    for i in range(3):
+        image, labels = blob_case(i, (12, 10, 8))
+        save_nifti(tmp_path / "d" / f"case{i}/imaging.nii.gz", image)
+        for organ in ("kidney", "tumour"):
+            for k in (1, 2, 3):
+                name = f"case{i}/segmentations/{organ}_instance-1_annotation-{k}.nii.gz"
+                save_nifti(tmp_path / "d" / name, (labels > 0).astype(np.uint8))
+
+    with pytest.raises(DataError, match=r"several masks|masks of two kinds"):
+        init_study(tmp_path / "d", tmp_path / "study.yaml")

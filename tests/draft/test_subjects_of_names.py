@@ -197,3 +197,66 @@ def test_the_key_subject_comes_before_that_of_the_patient(tmp_path: Path) -> Non
 
     assert [c.subject for c in listing.cases] == ["X", "X", "Y"]
     assert [n.found for n in listing.notes if "are not used" in n.message] == ["patient_id"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "ADNI{v}/img/ADNI_{p:04d}_m{v}2",
+        "{scanner}/img/OAS{p:04d}_d0{v}00",
+        "{part}/images/{p:04d}_{side}",
+        "x{v}/img/S{p:02d}FU{v}",
+    ],
+)
+def test_scans_of_a_person_in_several_folders_stay_together(tmp_path: Path, form: str) -> None:
+    people: dict[str, int] = {}
+    for p in range(1, 4):
+        for v in (1, 2):
+            words = {"scanner": ("GE", "Siemens")[v - 1], "part": ("set1", "more")[v - 1], "side": "LR"[v - 1]}
+            image = form.format(p=p, v=v, **words)
+            folder, _, name = image.rpartition("/")
+            mask = f"{folder.rpartition('/')[0]}/seg/{name}"
+            write_pair(tmp_path / "d", f"{image}.nii.gz", f"{mask}.nii.gz", 10 * p + v)
+            people[f"{mask}.nii.gz"] = p
+
+    cases = list_dataset(init_study(tmp_path / "d", tmp_path / "study.yaml").config.data).cases
+
+    of_person: dict[int, set[str]] = {}
+    for case in cases:
+        assert case.mask is not None
+        of_person.setdefault(people[str(case.mask.paths[0].relative_to(tmp_path / "d"))], set()).add(case.subject)
+    assert [len(s) for s in of_person.values()] == [1, 1, 1]
+    assert len(set.union(*of_person.values())) == 3
+
+
+def test_folders_of_years_are_no_subjects(tmp_path: Path) -> None:
+    for n, year in enumerate((2015, 2017, 2019)):
+        for i in range(4):
+            write_pair(tmp_path / "d", f"{year}/P{10 * n + i}/flair.nii.gz", f"{year}/P{10 * n + i}/seg.nii.gz", n)
+
+    cases = list_dataset(init_study(tmp_path / "d", tmp_path / "study.yaml").config.data).cases
+
+    assert len({c.subject for c in cases}) == 12
+
+
+def test_folders_of_ranges_of_cases_are_no_subjects(tmp_path: Path) -> None:
+    for low in (1, 101, 201):
+        for i in range(low, low + 10):
+            name = f"{low}-{low + 99}/{i}"
+            write_pair(tmp_path / "d", f"{name}.img.nii.gz", f"{name}.label.nii.gz", i)
+
+    cases = list_dataset(init_study(tmp_path / "d", tmp_path / "study.yaml").config.data).cases
+
+    assert len({c.subject for c in cases}) == 30
+
+
+def test_subjects_and_copies_of_images_for_testing_do_not_train(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for i in range(1, 6):
+        write_pair(root, f"train/images/sub-{i:02d}_ses-1.nii.gz", f"train/masks/sub-{i:02d}_ses-1.nii.gz", i)
+    write_pair(root, "test/images/sub-01_ses-2.nii.gz", "test/masks/sub-01_ses-2.nii.gz", 21)
+    write_pair(root, "test/images/x.nii.gz", "test/masks/x.nii.gz", 2)  # a copy of the second
+
+    listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
+
+    assert [c.name for c in listing.cases] == ["sub-03_ses-1", "sub-04_ses-1", "sub-05_ses-1"]
