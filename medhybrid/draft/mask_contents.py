@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.draft.words import DERIVED_WORDS, path_words
+from medhybrid.draft.words import DERIVED_WORDS, path_words, stem_of
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.reader import read_scan
 
@@ -62,6 +62,19 @@ def masks_by_contents(root: Path, paths: Sequence[Path]) -> list[Path]:
     if len(masks) > 1:
         masks = {k: found for k, found in masks.items() if OTHER_WORDS.isdisjoint(k)}
     return next(iter(masks.values())) if len(masks) == 1 else []
+
+
+def remarks_on_label_maps(root: Path, images: Sequence[Path], n_cases: int) -> list[str]:
+    """Return a remark on images of the same name in many cases that are label maps: they may be the masks to learn."""
+    by_name: dict[str, list[Path]] = {}
+    for path in images:
+        by_name.setdefault(stem_of(path).lower(), []).append(path)
+    many = [sorted(found) for found in by_name.values() if 2 * len(found) > n_cases > 1]
+    return [
+        f"files such as {found[0]} are label maps, too: list them in a table cases.csv if they are the masks to learn"
+        for found in many
+        if _are_label_maps(root, found)
+    ]
 
 
 def _are_label_maps(root: Path, paths: Sequence[Path]) -> bool:

@@ -18,7 +18,7 @@ from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.draft.assign import assign_images
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.copies import without_copies
-from medhybrid.draft.mask_contents import masks_by_contents
+from medhybrid.draft.mask_contents import masks_by_contents, remarks_on_label_maps
 from medhybrid.draft.structures import label_patterns, names_observer, structure_folders
 from medhybrid.draft.words import (
     DERIVED_WORDS,
@@ -224,6 +224,7 @@ def find_pairs(
     used = {p for channels_of in found.values() for p in channels_of.values()} | named
     if spare := [p for p in images if p not in used]:
         left_out.append(f"{len(spare)} images without a mask, such as {spare[0]}")
+        left_out += remarks_on_label_maps(root, spare, len(found))
     pairs = _pairs(found, mask_keys, channels)
     return Pairs(pairs, channels, tuple(left_out), tuple(p for p in testing if not is_mask_path(p)))
 

@@ -83,6 +83,9 @@ DATED = re.compile(rf"^(?:{VISIT})(?![^\W_])", re.IGNORECASE)
 IDENTIFIER = re.compile(r"\d{3,}$")
 """End of a name that is the number of a person."""
 
+INNER_IDENTIFIER = re.compile(r"(?=(?:\D*\d){2})\w{4,}")
+"""Identifier within a name: `6c613a14b80a8591`, `MRN123`."""
+
 ACRONYM = re.compile(r"[A-Z]{2,5}")
 """Name of a hospital or a kind of tumour before the number of a person: `CHUM-001`, `HGG_012`."""
 
@@ -164,7 +167,7 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
             return (f"^(.+){last}" if is_plain else f"^(.+?)(?:{last})?") + f"{re.escape(end)}$", _reason(groups)
     if (found_by := _with_pattern(PARTLY_JOINED, names)) is not None:
         return found_by
-    return None, _doubt(names) or f"{EACH_IS_ONE}: the names show no subjects with several scans"
+    return None, _doubt(names) or _inner_doubt(names) or f"{EACH_IS_ONE}: the names show no subjects with several scans"
 
 
 def _with_pattern(whole: re.Pattern[str], names: Sequence[str]) -> tuple[str, str] | None:
@@ -214,6 +217,20 @@ def _doubt(names: Sequence[str]) -> str:
             if len(groups) > 1 and most > MAX_SCANS:
                 pattern = f"^(.+){re.escape(separator)}"
                 return f"{EACH_IS_ONE}. If {name} is one subject with {most} images, set {SUBJECT_PATTERN} to {pattern}"
+    return ""
+
+
+def _inner_doubt(names: Sequence[str]) -> str:
+    """Return a text on an identifier within the names that some share, as of a patient after that of an image; or empty."""
+    fields = [n.split("_") for n in names]
+    n_fields = min(map(len, fields), default=0)
+    for i in range(1, n_fields):
+        found = Counter(f[i] for f in fields)
+        are_identifiers = all(INNER_IDENTIFIER.fullmatch(v) for v in found)
+        if are_identifiers and 1 < len(found) < len(names) and max(found.values()) <= MAX_SCANS:
+            person, most = found.most_common(1)[0]
+            pattern = "^" + "[^_]+_" * i + "([^_]+)"
+            return f"{EACH_IS_ONE}. If {person} is one subject with {most} scans, set {SUBJECT_PATTERN} to {pattern}"
     return ""
 
 

@@ -97,3 +97,14 @@ def test_a_lesion_without_a_word_for_a_mask_is_the_mask_beside_that_of_the_brain
 
     assert [c.name for c in made.draft.channels] == ["flair"]
     assert len(made.draft.labels) == 2
+
+
+def test_label_maps_beside_other_masks_are_named(tmp_path: Path) -> None:
+    for i in range(4):
+        image, labels = blob_case(i, SHAPE)
+        for name, array in (("orig/T1", image), ("orig/T1_mask", np.ones(SHAPE, np.uint8)), ("wmh", labels)):
+            save_nifti(tmp_path / "d" / f"{i}" / f"{name}.nii.gz", array)
+
+    remarks = init_study(tmp_path / "d", tmp_path / "study.yaml").draft.remarks
+
+    assert any("wmh.nii.gz are label maps, too" in r for r in remarks)

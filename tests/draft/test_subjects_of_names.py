@@ -260,3 +260,15 @@ def test_subjects_and_copies_of_images_for_testing_do_not_train(tmp_path: Path) 
     listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
 
     assert [c.name for c in listing.cases] == ["sub-03_ses-1", "sub-04_ses-1", "sub-05_ses-1"]
+
+
+@pytest.mark.parametrize("form", ["{i}_{p}_MG_R_CC", "00{i}_{p}_T2"])
+def test_an_identifier_within_the_names_is_named(form: str) -> None:
+    names = [
+        form.format(i=2050 + i, p=p) for i, p in enumerate(["6c613a14b80a", "6c613a14b80a", "a1b2c3d4e5", "MRN123"])
+    ]
+
+    pattern, reason = subject_pattern(names)
+
+    assert pattern is None
+    assert "set data.subject_pattern to ^[^_]+_([^_]+)" in reason
