@@ -145,7 +145,8 @@ def _is_dimension(value: str) -> bool:
 
 def _check_data_file(path: Path, value: str) -> str:
     """Return the name of the values' file; raises `ScanError` unless it is a single file in the header's folder."""
-    name = value.removeprefix("./")
+    quoted = re.fullmatch(r"""(["'])(.*)\1""", value.strip())
+    name = (quoted[2] if quoted else value).removeprefix("./")
     if not name.strip():
         raise ScanError(
             f"{path.name} does not name the file of its values",

@@ -434,3 +434,12 @@ def test_a_metaimage_without_spacing_or_position_has_a_note(tmp_path: Path) -> N
     notes = " ".join(read_scan(tmp_path / "a.mhd").notes)
     assert "states no spacing; 1 mm is assumed" in notes
     assert "states no position" in notes
+
+
+def test_the_name_of_the_file_of_the_values_may_be_in_quotes(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5)), str(tmp_path / "a.mhd"))
+    (tmp_path / "a.raw").rename(tmp_path / "my data.raw")
+    text = (tmp_path / "a.mhd").read_text()
+    (tmp_path / "a.mhd").write_text(text.replace("ElementDataFile = a.raw", 'ElementDataFile = "my data.raw"'))
+
+    assert read_scan(tmp_path / "a.mhd").array.sum() == np.arange(60).sum()

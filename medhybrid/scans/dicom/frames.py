@@ -246,7 +246,7 @@ def _refuse_other_pixels(header: Any, path: Path) -> None:
             code="not_image",
             path=path,
             expected="one sample per pixel, MONOCHROME1 or MONOCHROME2",
-            found=f"{samples} samples, {photometric or 'no photometric interpretation'}",
+            found=f"{samples} samples, {photometric or 'no photometric interpretation'}" if samples else "no pixels",
             remedy="use the original series",
         )
     if value_of(header, "ModalityLUTSequence"):
