@@ -12,6 +12,7 @@ from medhybrid.draft.words import (
     MASK_WORDS,
     names_group,
     names_sequence,
+    names_unlabelled,
     spelt_words,
     stem_of,
     words_of,
@@ -126,7 +127,7 @@ def _without_others(masks: Words, images: Words, named: dict[Path, dict[str, Pat
         shared = {c: len(of_mask & _folders_above(image, masks[mask])) for c, image in found.items()}
         for channel, image in found.items():
             folders = frozenset(_names_above(image, masks[mask])) - {f.lower() for f in mask.parts} - IMAGE_WORDS
-            if shared[channel] < max(shared.values()) and folders:
+            if folders and (shared[channel] < max(shared.values()) or any(map(names_unlabelled, folders))):
                 other[mask, channel] = folders
     n_masks = Counter(other.values())
     n_labelled = sum(bool(found) for found in named.values())

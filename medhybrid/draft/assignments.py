@@ -27,6 +27,9 @@ MIN_SHARE = 0.5
 
 MAX_SHOWN = 3
 
+KEY_WORDS = frozenset({"case", "id", "name", "scan", "image", "file", "filename", "patient", "subject", "participant"})
+"""Words of the column that names cases, if several columns could."""
+
 LIST_WORDS = frozenset(
     {
         *(
@@ -116,10 +119,14 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def _plain(text: str) -> str:
-    """Return the name of a cell or line, which may be the path of a file."""
-    name = text.strip().replace("\\", "/").rpartition("/")[2]
+def _plain(name: str) -> str:
     return _folded(stem_of(Path(name)) if "." in name and not name[-1].isdecimal() else name)
+
+
+def _cases_of(text: str, known: Mapping[str, set[str]]) -> set[str]:
+    """Return the cases that a cell or line names: by a name, or the path of a file or folder."""
+    parts = text.strip().strip("\"'").replace("\\", "/").rstrip("/").split("/")
+    return next((known[n] for p in reversed(parts) if p and (n := _plain(p)) in known), set())
 
 
 def _read_one(
@@ -127,11 +134,11 @@ def _read_one(
 ) -> set[str]:
     """Add what a table gives; return the cases that it names if it is the list of a part by its name."""
     table = read_table(path)
-    named = {c: [known.get(_plain(row[c]), set()) for _, row in table.rows] for c in table.columns if c}
+    named = {c: [_cases_of(row[c], known) for _, row in table.rows] for c in table.columns if c}
     n_named = {c: len(set().union(*of)) for c, of in named.items() if of}
-    key = max(n_named, key=lambda c: n_named[c], default="")
+    key = max(n_named, key=lambda c: (n_named[c], not KEY_WORDS.isdisjoint(words_of(c))), default="")
     if key and _part_of_list(path) and sum(map(bool, named[key])) >= LIST_SHARE * len(table.rows):
-        return set().union(*named[key])
+        return set().union(*named[key], _cases_of(key, known))  # without a header, its first line is a name, too
     if not key or n_named[key] < max(2, MIN_SHARE * len(cases)):
         return set()
     others = [c for c in table.columns if c and c != key]
@@ -201,23 +208,27 @@ def _read_lists(
     Cases of a list for testing are kept for testing, whatever other lists there are.
     """
     listed = dict(tables)
-    for path in sorted(root.rglob(LISTS))[:MAX_LISTS]:
-        names = [_plain(line.split()[0]) for line in _lines(path) if line.strip()]
-        if names and sum(n in known for n in names) >= LIST_SHARE * len(names):
-            listed[path] = set().union(*(known.get(n, set()) for n in names))
+    for path in sorted(root.rglob(LISTS), key=lambda p: (_part_of_list(p) is None, p))[:MAX_LISTS]:
+        lines = [line for line in _lines(path) if line.strip()]
+        named = [_cases_of(line, known) or _cases_of(line.split()[0], known) for line in lines]
+        if named and sum(map(bool, named)) >= LIST_SHARE * len(named):
+            listed[path] = set().union(*named)
     by_part: dict[str, set[str]] = {}
     for path, of in listed.items():
         if part := _part_of_list(path):
             by_part.setdefault(part, set()).update(of)
     train, validation, test = (by_part.get(part, set()) for part in ("train", "validation", "test"))
-    if test == validation:
+    if test in (train, validation):
         test = set()
+    train, validation = train - test, validation - train - test
     rest = set(cases) - train - validation - test
-    are_apart = len(train) + len(validation) + len(test) == len(train | validation | test)
-    is_whole = are_apart and not rest and len(train) > 1
-    keeps_tests = are_apart and len(test) > 0 and len(set(cases) - test - validation) > 1
+    is_whole = not rest and len(train) > 1 and bool(validation)
+    keeps_tests = len(test) > 0 and len(set(cases) - test - validation) > 1
     shown = {path: printable_path(path.relative_to(root)) for path in listed}
-    if not found.parts and (is_whole or keeps_tests):
+    if found.parts and test:  # a table has the parts: its cases for training may still be in a list for testing
+        found.parts |= dict.fromkeys(test, "test")
+        found.remarks.append(f"{len(test)} cases of a list for testing are kept for testing")
+    elif not found.parts and (is_whole or keeps_tests):
         found.parts = {c: "test" if c in test else "validation" if c in validation else "train" for c in cases}
         used = [path for path in listed if _part_of_list(path)]
         found.remarks.append(f"parts are those of {', '.join(shown[p] for p in used[:5])}")

@@ -11,6 +11,11 @@ from medhybrid.tables import Table
 MAX_KINDS = 12
 """Largest number of images and masks of a case."""
 
+PERSON_WORDS = frozenset({"patient", "subject", "participant", "person", "individual", "volunteer"})
+
+KEY_WORDS = PERSON_WORDS | {"case", "scan", "id", "study", "series", "visit", "name"}
+"""Words of columns that are tried first."""
+
 MAX_KEYS = 2
 """Largest number of columns that name a case together, such as those of the patient and the visit."""
 
@@ -32,7 +37,7 @@ def as_wide(table: Table, file_column: str) -> Table | None:
         n_masks = sum(map(_is_mask, kinds))
         if not 2 <= len(kinds) <= MAX_KINDS or not 0 < n_masks < len(kinds) or "" in kinds:
             continue
-        rest = [c for c in others if c != kind]
+        rest = sorted((c for c in others if c != kind), key=lambda c: not KEY_WORDS & set(words_of(c)))
         for n in range(1, MAX_KEYS + 1):
             for keys in combinations(rest, n):
                 if (wide := _pivoted(table, keys, kind, file_column)) is not None:
@@ -55,11 +60,13 @@ def _pivoted(table: Table, keys: tuple[str, ...], kind: str, file_column: str) -
     others = [c for c in table.columns if c and c not in (*keys, kind, file_column, "case", *kinds)]
     values: dict[tuple[str, str], set[str]] = {}
     for _, row in table.rows:
-        for c in others:
-            values.setdefault(("_".join(row[k] for k in keys), c), set()).add(row[c])
-    kept = [c for c in others if all(len(values[case, c]) == 1 for case in lines)]
+        for c in others:  # merged cells have their text in the first line only
+            values.setdefault(("_".join(row[k] for k in keys), c), set()).update({row[c]} - {""})
+    kept = [c for c in others if all(len(values[case, c]) <= 1 for case in lines)]
+    if any(PERSON_WORDS & set(words_of(c)) for c in others if c not in kept):
+        return None  # a case of several persons: these columns name no cases
     for case, (_, made) in lines.items():
-        made |= {c: next(iter(values[case, c])) for c in kept}
+        made |= {c: next(iter(values[case, c]), "") for c in kept}
     if len(lines) < 2 or 2 * len(lines) > len(table.rows):
         return None
     columns = ("case", *(k for k in keys if k != "case"), *kept, *kinds)

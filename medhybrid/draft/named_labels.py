@@ -16,8 +16,8 @@ from medhybrid.draft.draft import DraftLabel
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.reader import read_label_scan
 
-MIN_INSIDE = 0.9
-"""Share of the voxels of a mask that are those of others, if it is one of all labels together."""
+MIN_SHARED = 0.9
+"""Share of the voxels that a mask has in common with all others together, if it is one of all labels."""
 
 MAX_MEASURED = 2
 """Number of cases in which masks with a file for each label are measured."""
@@ -49,7 +49,7 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
                     inside = array > 0 if inside is None or inside.shape != array.shape else inside | (array > 0)
         if inside is not None:
             joint = inside
-            combined |= {n for n, of in several.items() if of.shape == joint.shape and _is_inside(of, joint)}
+            combined |= {n for n, of in several.items() if of.shape == joint.shape and _are_equal(of, joint)}
     combined = combined if len(combined) < len(counts) else set()
     counts = {n: c for n, c in counts.items() if n not in combined}
     volumes = {n: float(np.median(found)) for n, found in sizes.items()}
@@ -62,5 +62,5 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
     return labels, remarks, bool(combined)
 
 
-def _is_inside(mask: NDArray[np.bool_], others: NDArray[np.bool_]) -> bool:
-    return bool((mask & others).sum() >= MIN_INSIDE * mask.sum())
+def _are_equal(mask: NDArray[np.bool_], others: NDArray[np.bool_]) -> bool:
+    return bool((mask & others).sum() >= MIN_SHARED * max(mask.sum(), others.sum()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.draft.assignments import Assignments, find_assignments
-from medhybrid.draft.pairs import Pairs
+from medhybrid.draft.pairs import Pair, Pairs
 from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
 from medhybrid.draft.words import name_without_kind, stem_of
 
@@ -53,7 +53,10 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
     channels = unique_names(tuple(re.sub(r"[^\w.+-]+", "_", c).strip("_") or "image" for c in order))
     cases = [p.case for p in pairs.pairs]
     plain = [PART_WORDS.sub("", c) if any(p.part for p in pairs.pairs) else c for c in cases]
-    tests = [_without_channel(name_without_kind(stem_of(p)), order) for p in pairs.testing]
+    testing: dict[str, list[Path]] = {}
+    for path in pairs.testing:
+        testing.setdefault(_name_of_test(path, order), []).append(path)
+    tests = list(testing)
     found, of_tests, reason = _subjects(pairs, plain, tests)
     n_shared = sum(s in set(of_tests) for s in found)
     of_both = f"{n_shared} cases have the subject of an image for testing by their names, and still train: the numbers seem new"
@@ -61,8 +64,7 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
         of_tests = [f"test {s}" for s in of_tests]
     have_same_names = any(p.part for p in pairs.pairs) and len(set(plain)) < len(plain)
     others = {
-        p.case: set() if have_same_names else {stem_of(f) for f in (p.mask, *p.images.values())} | set(found[i : i + 1])
-        for i, p in enumerate(pairs.pairs)
+        p.case: set() if have_same_names else _other_names(p) | set(found[i : i + 1]) for i, p in enumerate(pairs.pairs)
     }
     given = find_assignments(root, others)
     remarks = [*given.remarks, *([of_both] if 2 * n_shared > len(cases) else [])]
@@ -74,6 +76,8 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
         given.subjects = {}
     parts = {p.case: p.part for p in pairs.pairs}
     if any(parts.values()):
+        tested = {c for c, part in given.parts.items() if part == "test"}
+        parts = {c: "test" if c in tested else part or "train" for c, part in parts.items()}
         parts, divided = _undivided_parts(parts, plain, found or plain, may_restart=not given.subjects)
         remarks += divided
     elif given.parts:
@@ -98,10 +102,11 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
     for i, pair in enumerate(pairs.pairs):
         files = [str(root / pair.images[c]) if c in pair.images else "" for c in order]
         lines.append([pair.case, *(values[i] for values in used.values()), str(root / pair.mask), *files])
-    for i, (path, name) in enumerate(zip(pairs.testing, tests, strict=True)):
+    for i, (name, paths) in enumerate(testing.items()):
         values = {"subject": of_tests[i] if i < len(of_tests) else f"test {name}", "split": "test", "fold": "-1"}
-        files = [str(root / path), *[""] * (len(channels) - 1)]
-        lines.append([f"test_{i + 1}_{name}", *(values[c] for c in used), "", *files])
+        by_channel = {_channel_in(path, channels): str(root / path) for path in reversed(paths)}
+        row = [by_channel.get(c, "") for c in channels]
+        lines.append([f"test_{i + 1}_{name}", *(values[c] for c in used), "", *row])
     optional = frozenset(c for c, name in zip(channels, order, strict=True) if pairs.channels[name] < len(cases))
     if len(optional) == len(channels):
         optional = frozenset(channels[1:])
@@ -114,6 +119,27 @@ def unique_names(channels: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names with numbers where several channels have the same one."""
     plain = [c.strip() or f"channel_{i}" for i, c in enumerate(channels)]
     return tuple(c if plain.count(c) == 1 else f"{c}_{plain[: i + 1].count(c)}" for i, c in enumerate(plain))
+
+
+def _other_names(pair: Pair) -> set[str]:
+    """Return other names of a case: those of its files and folders, with and without words for masks or images."""
+    files = [pair.mask, *pair.images.values()]
+    names = {stem_of(f) for f in files} | {part for f in files for part in f.parts[:-1]}
+    return names | {name_without_kind(n) for n in names}
+
+
+def _name_of_test(path: Path, channels: Sequence[str]) -> str:
+    """Return the name of an image for testing: that of its file, or of its folders if it has only that of a channel."""
+    name = _without_channel(name_without_kind(stem_of(path)), channels)
+    if re.search(r"\d", name) and name.lower() not in {c.lower() for c in channels}:
+        return name
+    folders = [f for f in path.parts[:-1] if re.search(r"\d", f)]
+    return "_".join(folders) or name
+
+
+def _channel_in(path: Path, channels: Sequence[str]) -> str:
+    """Return the channel whose name a file has at its end; the first one otherwise."""
+    return next((c for c in channels if re.search(rf"(?<![a-z0-9]){re.escape(c)}$", stem_of(path), re.I)), channels[0])
 
 
 def _without_channel(name: str, channels: Sequence[str]) -> str:
@@ -151,10 +177,14 @@ def _subjects(pairs: Pairs, names: Sequence[str], tests: Sequence[str]) -> tuple
     stems = [name_without_kind(stem_of(p.mask)) for p in pairs.pairs]
     if len(set(stems)) == len(stems) and subject_pattern(stems)[0] is not None:
         names = stems
-    may_share = set(stems).isdisjoint(tests)  # otherwise numbers start anew
-    pattern, reason = subject_pattern([*names, *(tests if may_share else ())])
-    if pattern is None and tests:
-        pattern, reason = subject_pattern(names)
+    if all(n == n.casefold() for n in names):  # names of folders are in lower case
+        tests = [t.casefold() for t in tests]
+    may_share = 2 * len(set(stems) & set(tests)) <= len(tests)  # otherwise numbers start anew
+    pattern, reason = subject_pattern(names)
+    if pattern is None and tests and may_share:  # the second visits may all be for testing
+        joint, _ = subject_pattern([*names, *tests])
+        if joint and len({m[1] for n in names if (m := re.search(joint, n))}) == len(names):
+            pattern = joint
     of_folders = subjects_of_folders([p.mask for p in pairs.pairs])
     if of_folders is not None and (pattern is None or are_coarser(of_folders, names, pattern)):
         return of_folders, [], f"{len(set(of_folders))} folders are the subjects"

@@ -50,7 +50,9 @@ SESSION_WORD = re.compile(
 )
 """The last part of a name that may tell scans of one person apart."""
 
-SUFFIX = r"[a-flr]|o[ds]|(?:tp|v|m|visit|month|ses)\d{1,3}|(?:pre|post)(?:op)?|bl|fu\d?|base(?:line)?|follow\w*"
+SUFFIX = (
+    r"[a-flr]|left|right|o[ds]|(?:tp|v|m|visit|month|ses)\d{1,3}|(?:pre|post)(?:op)?|bl|fu\d?|base(?:line)?|follow\w*"
+)
 """Side, eye, time point or letter of a visit after the number of a person."""
 
 JOINED = re.compile(rf"^(.*\d)(?:{SUFFIX})$", re.IGNORECASE)
@@ -61,7 +63,7 @@ PARTLY_JOINED = re.compile(rf"^(.*?\d)(?:{SUFFIX})?$", re.IGNORECASE)
 
 AUGMENTED = (
     r"orig(?:inal)?|aug(?:mented|mentation)?s?[_\-]?\d*|[hv]?flip(?:ped)?(?:[_\-]?(?:[hvxylr]|lr|ud))?\d*|mirror(?:ed)?"
-    r"|rot(?:ate[ds]?|ation)?[_\-]?-?\d*|nois[ey]\d*|blur(?:red)?\d*|bright\w*|contrast\d*|elastic\d*|zoom(?:ed)?\d*"
+    r"|horizontal(?:ly)?|vertical(?:ly)?|copy|rot(?:ate[ds]?|ation)?[_\-]?-?\d*|nois[ey]\d*|blur(?:red)?\d*|bright\w*|contrast\d*|elastic\d*|zoom(?:ed)?\d*"
 )
 """Words for copies of a scan that were made by augmentation, and for the original."""
 
@@ -72,7 +74,7 @@ SEQUENCE = r"e[ds]|t[12](?!\d)[^\W_]*|flair|adc|dwi|pd(?!\d)[^\W_]*"
 """Words for a phase of the heart, or a sequence of MR."""
 
 VISIT_FIRST = re.compile(
-    rf"^(?:(?:{VISIT}|[lr]|left|right|[lr]h|o[ds]|{SEQUENCE})[_.\-]|(?:left|right|pre|post|[lr]h|o[ds])(?=\d))(.+)$",
+    rf"^(?:(?:{VISIT}|[vm]\d{{1,2}}|(?:visit|scan|ses)[_\-]?\d{{1,2}}|[lr]|left|right|[lr]h|o[ds]|{SEQUENCE})[_.\-]|(?:left|right|pre|post|[lr]h|o[ds])(?=\d))(.+)$",
     re.IGNORECASE,
 )
 """A name that begins with the visit, side, phase or sequence: `baseline_001`, `OD_001`, `ED_P1`, `T1_P1`, `left001`."""

@@ -195,8 +195,7 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
         names = [_name_of(row, images) for _, row in table.rows]
     if len(set(names)) != len(names):
         names = [f"{n}_{i}" for i, n in enumerate(names, start=1)]
-    # in a table of other columns, `labels` may be diagnoses
-    labels = table.column("labels") if table.column("case") and mask == table.column("mask") else None
+    labels = table.column("labels") if mask == table.column("mask") else None  # in others, these may be diagnoses
     kept = {"subject": subject, "fold": fold, "split": split, "labels": None if labels == mask else labels}
     others = {name: column for name, column in kept.items() if column and name not in images}
     lines = [["case", *others, "mask", *images]]

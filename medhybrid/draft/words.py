@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from medhybrid.data.channels import IMAGE_SUFFIX
@@ -213,14 +214,14 @@ BORDER = re.compile(
 
 def name_without_kind(name: str) -> str:
     """Return the name of a file without the words at its ends that mean an image or a mask: `a01` for `a01_mask`."""
-    words = list(WORD.finditer(BORDER.sub(" ", name)))
+    borders = [0, *(m.start() for m in BORDER.finditer(name) if m.start()), len(name)]
+    words = [m for low, high in pairwise(borders) for m in WORD.finditer(name, low, high)]
     kinds = MASK_WORDS | IMAGE_WORDS
-    text = BORDER.sub(" ", name)
     while len(words) > 1 and words[-1][0].lower() in kinds:
-        text, words = text[: words[-1].start()], words[:-1]
+        words = words[:-1]
     while len(words) > 1 and words[0][0].lower() in kinds:
         words = words[1:]
-    return text[words[0].start() : words[-1].end()] if words else name
+    return name[words[0].start() : words[-1].end()] if words else name
 
 
 def names_mask(name: str) -> bool:
@@ -315,4 +316,9 @@ def names_sequence(text: str) -> bool:
 
 def names_group(word: str) -> bool:
     """Return whether a word of a folder's name is that of a group of cases: `val`, `siteB`, `unlabelled`, `controls`."""
-    return GROUP.match(word) is not None or bool(parts_named(word))
+    return any(GROUP.match(w) for w in (word, *words_of(word))) or bool(parts_named(word))
+
+
+def names_unlabelled(folder: str) -> bool:
+    """Return whether the name of a folder has a word for scans without masks."""
+    return any(re.match("un(label|annot)", w) for w in words_of(folder))

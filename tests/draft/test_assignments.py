@@ -229,3 +229,44 @@ def test_a_table_of_videos_gives_the_subjects(tmp_path: Path) -> None:
     made = drafted(tmp_path / "d")
 
     assert {c.name: c.subject for c in list_dataset(made.config.data).cases} == {c: c[0] for c in CASES}
+
+
+@pytest.mark.parametrize("lines", ["case-05/t1.nii.gz", "case-05/", '"case-05"', "Case-05", "case-05/t1.nii.gz 1"])
+@pytest.mark.parametrize("name", ["test.txt", "split/test_ids.txt"])
+def test_lists_name_cases_by_their_folders(tmp_path: Path, name: str, lines: str) -> None:
+    root = tmp_path / "d"
+    for i in range(1, 6):
+        write_pair(root, f"case-{i:02d}/t1.nii.gz", f"case-{i:02d}/seg.nii.gz", i)
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(lines)
+
+    listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
+
+    assert (len(listing.cases), len(listing.testing)) == (4, 1)
+
+
+def test_a_list_for_testing_counts_beside_folders_and_folds(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for i in range(1, 7):
+        part = "train" if i < 5 else "val"
+        write_pair(root, f"{part}/images/s{i}.nii.gz", f"{part}/masks/s{i}.nii.gz", i)
+    for k in (0, 1):
+        (root / f"fold{k}").mkdir()
+        for kind, names in (("train", "s3 s4"), ("val", "s5 s6"), ("test", "s1")):
+            (root / f"fold{k}" / f"{kind}.txt").write_text("\n".join(names.split() if k else names.split()[::-1]))
+
+    listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
+
+    assert "s1" not in {c.name.split("_")[-1] for c in listing.cases}
+
+
+def test_an_index_of_the_table_is_not_the_name_of_the_case(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for i in range(8):
+        write_pair(root, f"images/{i}.nii.gz", f"masks/{i}.nii.gz", i)
+    rows = [f"{i},{7 - i},{'test' if i < 2 else 'train'}" for i in range(8)]
+    (root / "t.csv").write_text("\n".join(["Unnamed: 0,id,split", *rows]))
+
+    listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
+
+    assert [c.name for c in listing.cases] == [str(i) for i in range(6)]

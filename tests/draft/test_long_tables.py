@@ -72,3 +72,20 @@ def test_columns_with_one_value_for_each_case_are_kept(tmp_path: Path) -> None:
 
     assert [c.subject for c in listing.cases] == ["a", "a", "b"]
     assert [c.subject for c in listing.testing] == ["c"]
+
+
+def test_a_number_of_each_kind_of_file_does_not_name_the_case(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    lines = ["idx,patient,split,type,path"]
+    for i in range(4):
+        write_pair(root, f"f/{i}x.nii.gz", f"f/{i}y.nii.gz", i)
+        lines += [f"{i},P{i},{'test' if i == 3 else 'train'},T1,f/{i}x.nii.gz", f"{3 - i},P{i},,seg,f/{i}y.nii.gz"]
+    (root / "files.csv").write_text("\n".join(lines))
+
+    listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
+
+    assert [c.name for c in listing.cases] == ["P0", "P1", "P2"]
+    for case in listing.cases:
+        assert case.mask is not None
+        assert case.images[0] is not None
+        assert case.mask.paths[0].name[0] == case.images[0].paths[0].name[0] == case.name[1]

@@ -284,6 +284,8 @@ def test_of_copies_in_two_formats_one_is_used(tmp_path: Path) -> None:
         (["images/train/{}.nii", "masks/train/{}.nii"], "images/val/{}.nii"),
         (["labelled/{}.nii", "labelled/{}_mask.nii"], "unlabelled/{}.nii"),
         (["siteA/images/{}.nii", "siteA/masks/{}.nii"], "siteB/images/{}.nii"),
+        (["images_siteA/{}.nii", "masks_siteA/{}.nii"], "images_siteB/{}.nii"),
+        (["images/{}.nii", "labels/{}.nii"], "unlabeled/{}.nii"),
         (["patients/P{0}/P{0}_T1.nii", "patients/P{0}/P{0}_seg.nii"], "controls/P{0}/P{0}_T1.nii"),
         (["patients/P{0}/t1.nii", "patients/P{0}/seg.nii"], "controls/P{0}/t1.nii"),
         (["cohort1/sub-{0}/anat/sub-{0}_T1w.nii", "cohort1/sub-{0}/anat/sub-{0}_dseg.nii"],

@@ -151,3 +151,16 @@ def test_masks_of_several_annotators_are_not_labels(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"several masks|masks of two kinds"):
         init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+
+def test_a_file_of_several_values_within_another_label_is_not_left_out(tmp_path: Path) -> None:
+    for i in range(3):
+        image, _ = blob_case(i, (12, 10, 8))
+        brain, tumour = np.zeros((2, 12, 10, 8), np.uint8)
+        brain[1:11, 1:9] = 1
+        tumour[3:5, 3:5], tumour[6:8, 3:5] = 1, 2
+        save_nifti(tmp_path / "d" / f"P{i}/t1.nii.gz", image)
+        save_nifti(tmp_path / "d" / f"P{i}/P{i}_brain_seg.nii.gz", brain)
+        save_nifti(tmp_path / "d" / f"P{i}/P{i}_tumor_seg.nii.gz", tumour)
+
+    assert "tumor" in init_study(tmp_path / "d", tmp_path / "study.yaml").config.data.labels

@@ -272,3 +272,30 @@ def test_an_identifier_within_the_names_is_named(form: str) -> None:
 
     assert pattern is None
     assert "set data.subject_pattern to ^[^_]+_([^_]+)" in reason
+
+
+def test_names_of_images_for_testing_do_not_join_the_others(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for i in range(1, 8):
+        write_pair(root, f"train/images/train_{i:02d}.nii.gz", f"train/masks/train_{i:02d}.nii.gz", i)
+    for name in ("testA_01", "testA_02", "testB_01"):
+        write_pair(root, f"test/images/{name}.nii.gz", f"test/masks/{name}.nii.gz", 20)
+
+    listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
+
+    assert len({c.subject for c in listing.cases}) == 7
+
+
+@pytest.mark.parametrize("form", ["P{p}_v{v}/{{}}.nii.gz", "P0{p}/v{v}/{{}}.nii.gz"])
+def test_visits_for_testing_in_folders_of_cases_are_of_their_persons(tmp_path: Path, form: str) -> None:
+    root = tmp_path / "d"
+    for p in range(1, 6):
+        place = f"train/{form.format(p=p, v=1)}"
+        write_pair(root, place.format("t1"), place.format("mask"), p)
+    place = f"test/{form.format(p=2, v=2)}"
+    write_pair(root, place.format("t1"), place.format("t2"), 30)
+
+    listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
+
+    assert len(listing.cases) == 4
+    assert not any(str(2) in c.name.split("_")[0] for c in listing.cases)
