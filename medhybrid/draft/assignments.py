@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medhybrid.data.layouts.parts import part_of
+from medhybrid.data.layouts.parts import SPLIT_NAMES, part_of
 from medhybrid.data.layouts.table import is_blank, split_column, with_split
 from medhybrid.draft.tables import subject_column
 from medhybrid.draft.words import stem_of, words_of
@@ -47,7 +48,7 @@ LIST_WORDS = frozenset(
             "split",
             "set",
         ),
-        *("cases", "case", "images", "subjects", "patients", "fold", "keys"),
+        *("cases", "case", "images", "subjects", "patients", "fold", "keys", "internal", "public", "private", "final"),
     }
 )
 """Words beside that of the part in the name of a list."""
@@ -63,8 +64,6 @@ class Assignments:
     ----------
     subjects, parts, folds : dict
         Subject; `train`, `validation` or `test`; number of the fold in which the case validates.
-    used : set of str
-        Names of the tables and lists that are used.
     remarks : list of str
         What is used, and what is not, with the reason.
     """
@@ -72,7 +71,6 @@ class Assignments:
     subjects: dict[str, str] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     folds: dict[str, str] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -112,6 +110,8 @@ def _known_names(cases: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
     for case, others in cases.items():
         for name in {case, *others}:
             known.setdefault(_folded(name), set()).add(case)
+            if name.isdecimal():  # spreadsheets remove zeros
+                known.setdefault(str(int(name)), set()).add(case)
     return {name: of for name, of in known.items() if len(of) < len(cases) or len(cases) == 1}
 
 
@@ -140,6 +140,11 @@ def _read_one(
     if key and _part_of_list(path) and sum(map(bool, named[key])) >= LIST_SHARE * len(table.rows):
         return set().union(*named[key], _cases_of(key, known))  # without a header, its first line is a name, too
     if not key or n_named[key] < max(2, MIN_SHARE * len(cases)):
+        if subject_column(table, []) or any(table.column(n) for n in (*SPLIT_NAMES, "fold")):
+            shown = next((row[c] for _, row in table.rows for c in table.columns[:1]), "")
+            found.remarks.append(
+                f"{printable_path(path.name)} is not used: its names are not those of the cases, such as {shown[:40]!r}"
+            )
         return set()
     others = [c for c in table.columns if c and c != key]
     # rows of a column of patients are patients: another column of identifiers, such as names, tells nothing more
@@ -157,7 +162,6 @@ def _read_one(
         if _take(path.name, kind, c, table, named[key], cases, found)
     ]
     if used:
-        found.used.add(path.name)
         found.remarks.append(f"{' and '.join(used)} are those of {printable_path(path.name)}")
     return set()
 
@@ -243,7 +247,8 @@ def _read_lists(
 
 def _part_of_list(path: Path) -> str | None:
     """Return the part that the name of a list has a word for, such as `train_list.txt` or `subgroup_testing.txt`."""
-    return part_of(path.stem) or part_of("_".join(w for w in words_of(path.stem) if w not in LIST_WORDS))
+    words = [re.sub(r"(?:(?<=test)list|(?<=train)list)?\d*$", "", w) for w in words_of(path.stem)]
+    return part_of(path.stem) or part_of("_".join(w for w in words if len(w) > 1 and w not in LIST_WORDS))
 
 
 def _lines(path: Path) -> list[str]:

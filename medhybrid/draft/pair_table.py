@@ -31,8 +31,6 @@ class PairTable:
         Channels that some cases lack.
     subject_reason : str
         What tells the subjects.
-    used : frozenset of str
-        Names of the dataset's tables that give subjects, parts or folds.
     """
 
     lines: list[list[str]]
@@ -40,7 +38,6 @@ class PairTable:
     optional: frozenset[str]
     subject_reason: str
     remarks: tuple[str, ...]
-    used: frozenset[str]
 
 
 def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
@@ -112,7 +109,7 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
         optional = frozenset(channels[1:])
     if doubtful := [c for c in channels if c in optional and NO_CHANNEL.search(c)]:
         remarks.append(f"check the optional channels {', '.join(doubtful)}: their names are those of visits or copies")
-    return PairTable(lines, channels, optional, reason, tuple(remarks), frozenset(given.used))
+    return PairTable(lines, channels, optional, reason, tuple(remarks))
 
 
 def unique_names(channels: tuple[str, ...]) -> tuple[str, ...]:

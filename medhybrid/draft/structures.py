@@ -110,16 +110,24 @@ def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
     words = {p: set(path_words(p)) for p in paths}
     of_images = {w for p in paths if p not in set(masks) for w in words[p]}
     of_labels = set.intersection(*(words[p] for p in masks)) - MASK_WORDS - of_images  # `lung` in left and right lung
-    found: dict[Path, list[Path]] = {}
-    for kind, files in kinds.items():
-        # a kind without a word of its own is named by those of all labels: `liver` beside `liver_tumour`
-        own = [w for w in kind if w not in MASK_WORDS and not w.startswith(".")] or sorted(of_labels)
-        folders = {p.parts[:-1] for p in files}
-        for path in files if own else ():
-            if (pattern := _pattern(path, own, of_labels, is_folder=len(folders) == 1)) is not None:
-                found.setdefault(pattern, []).append(path)
-    several = {p: files for p, files in found.items() if len(files) > 1}
-    return found if 2 * len(several) > len(found) else {}
+    images = [p for p in paths if p not in set(masks)]
+    for is_whole in (True, False):
+        found: dict[Path, list[Path]] = {}
+        for kind, files in kinds.items():
+            # a kind without a word of its own is named by those of all labels: `liver` beside `liver_tumour`
+            own = [w for w in kind if w not in MASK_WORDS and not w.startswith(".")] or sorted(of_labels)
+            is_folder = is_whole and len({p.parts[:-1] for p in files}) == 1
+            for path in files if own else ():
+                if (pattern := _pattern(path, own, of_labels, is_folder=is_folder)) is not None:
+                    found.setdefault(pattern, []).append(path)
+        if not any(_with_wildcard(p, i) in found for p in images for i in range(len(p.parts) - 1)):
+            several = {p: files for p, files in found.items() if len(files) > 1}
+            return found if 2 * len(several) > len(found) else {}
+    return {}
+
+
+def _with_wildcard(path: Path, place: int) -> Path:
+    return Path(*path.parts[:place], WILDCARD, *path.parts[place + 1 :])
 
 
 def _pattern(path: Path, words: Sequence[str], more: set[str], *, is_folder: bool) -> Path | None:

@@ -382,7 +382,8 @@ def _draft_pairs(name: str, root: Path, pairs: Pairs, names: JsonNames | None) -
         lines=table.lines,
         optional=table.optional,
     )
-    others = [t for t in find_tables(root) if t.name not in table.used]
+    named = " ".join(table.remarks)
+    others = [t for t in find_tables(root) if printable_path(t.name) not in named]
     unused = tuple(f"{printable_path(t.name)} is not used: {why_unused(t)}" for t in others[:3])
     return replace(
         base,

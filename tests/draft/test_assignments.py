@@ -270,3 +270,32 @@ def test_an_index_of_the_table_is_not_the_name_of_the_case(tmp_path: Path) -> No
     listing = list_dataset(init_study(root, tmp_path / "study.yaml").config.data)
 
     assert [c.name for c in listing.cases] == [str(i) for i in range(6)]
+
+
+@pytest.mark.parametrize("name", ["test1.txt", "test_A.txt", "testlist01.txt", "test_internal.txt", "TEST.txt"])
+def test_lists_for_testing_have_many_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / name).write_text("c1\nc2")
+
+    assert len(list_dataset(drafted(tmp_path / "d").config.data).cases) == 4
+
+
+def test_numbers_without_zeros_are_those_of_the_cases(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for i in range(1, 6):
+        write_pair(root, f"images/{i:03d}.nii.gz", f"masks/{i:03d}.nii.gz", i)
+    (root / "t.csv").write_text("\n".join(["id,patient", *(f"{i},p{i % 2}" for i in range(1, 6))]))
+
+    cases = list_dataset(init_study(root, tmp_path / "study.yaml").config.data).cases
+
+    assert [c.subject for c in cases] == ["p1", "p0", "p1", "p0", "p1"]
+
+
+def test_a_table_of_other_names_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "any.csv").write_text("id,patient,split\nx7,p,train\nx8,q,test")
+
+    remarks = drafted(tmp_path / "d").draft.remarks
+
+    assert "any.csv is not used: its names are not those of the cases, such as 'x7'" in remarks
+    assert not any("no columns of images" in r for r in remarks)

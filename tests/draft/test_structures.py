@@ -164,3 +164,17 @@ def test_a_file_of_several_values_within_another_label_is_not_left_out(tmp_path:
         save_nifti(tmp_path / "d" / f"P{i}/P{i}_tumor_seg.nii.gz", tumour)
 
     assert "tumor" in init_study(tmp_path / "d", tmp_path / "study.yaml").config.data.labels
+
+
+@pytest.mark.parametrize("folder", ["masks_{}", "{} Segmentation", "gt_{}"])
+def test_folders_of_labels_beside_one_of_images(tmp_path: Path, folder: str) -> None:
+    for i in range(3):
+        image, labels = blob_case(i, (12, 10, 8))
+        save_nifti(tmp_path / "d" / f"images/P{i}.nii.gz", image)
+        for value, label in ((1, "liver"), (4, "spleen")):
+            save_nifti(tmp_path / "d" / folder.format(label) / f"P{i}.nii.gz", (labels == value).astype(np.uint8))
+
+    data = init_study(tmp_path / "d", tmp_path / "study.yaml").config.data
+
+    assert sorted(data.labels) == ["liver", "spleen"]
+    assert [c.problem for c in list_dataset(data).cases] == [None] * 3
