@@ -1,6 +1,6 @@
 """Check of masks with a palette: the same label must have the same colour in all of them.
 
-A program that numbers the colours of each image anew exchanges labels, and the numbers alone show nothing.
+A program that numbers the colours of each image in their order exchanges labels, and the numbers alone show nothing.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def _read_lists(
 ) -> None:
     """Add the parts of lists such as `train.txt`, `val.txt` and `test_ids.csv`; otherwise remarks.
 
-    Cases of a list for testing are kept for testing, whatever other lists there are.
+    Cases of a list for testing are kept for testing, also beside other lists.
     """
     listed = dict(tables)
     for path in sorted(root.rglob(LISTS), key=lambda p: (_part_of_list(p) is None, p))[:MAX_LISTS]:
@@ -229,7 +229,9 @@ def _read_lists(
     is_whole = not rest and len(train) > 1 and bool(validation)
     keeps_tests = len(test) > 0 and len(set(cases) - test - validation) > 1
     shown = {path: printable_path(path.relative_to(root)) for path in listed}
-    if found.parts and test:  # a table has the parts: its cases for training may still be in a list for testing
+    if (
+        sum(part == "train" and c not in test for c, part in found.parts.items()) > 1 and test
+    ):  # beside parts of a table
         found.parts |= dict.fromkeys(test, "test")
         found.remarks.append(f"{len(test)} cases of a list for testing are kept for testing")
     elif not found.parts and (is_whole or keeps_tests):

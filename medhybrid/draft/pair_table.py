@@ -55,9 +55,13 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
         testing.setdefault(_name_of_test(path, order), []).append(path)
     tests = list(testing)
     found, of_tests, reason = _subjects(pairs, plain, tests)
-    n_shared = sum(s in set(of_tests) for s in found)
-    of_both = f"{n_shared} cases have the subject of an image for testing by their names, and still train: the numbers seem new"
-    if 2 * n_shared > len(cases):  # most of the cases: numbers start anew, or the parts are visits
+    tested = set(of_tests)
+    n_shared = sum(s in tested for s in found)
+    of_both = (
+        f"{n_shared} cases train although an image for testing has their subject by its name: numbers seem to start again "
+        "in the folder for testing"
+    )
+    if 2 * n_shared > len(cases):  # most of the cases: numbers start again, or the parts are visits
         of_tests = [f"test {s}" for s in of_tests]
     have_same_names = any(p.part for p in pairs.pairs) and len(set(plain)) < len(plain)
     others = {
@@ -73,8 +77,8 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
         given.subjects = {}
     parts = {p.case: p.part for p in pairs.pairs}
     if any(parts.values()):
-        tested = {c for c, part in given.parts.items() if part == "test"}
-        parts = {c: "test" if c in tested else part or "train" for c, part in parts.items()}
+        listed = {c for c, part in given.parts.items() if part == "test"}
+        parts = {c: "test" if c in listed else part or "train" for c, part in parts.items()}
         parts, divided = _undivided_parts(parts, plain, found or plain, may_restart=not given.subjects)
         remarks += divided
     elif given.parts:
@@ -176,7 +180,7 @@ def _subjects(pairs: Pairs, names: Sequence[str], tests: Sequence[str]) -> tuple
         names = stems
     if all(n == n.casefold() for n in names):  # names of folders are in lower case
         tests = [t.casefold() for t in tests]
-    may_share = 2 * len(set(stems) & set(tests)) <= len(tests)  # otherwise numbers start anew
+    may_share = 2 * len(set(stems) & set(tests)) <= len(tests)  # otherwise numbers start again
     pattern, reason = subject_pattern(names)
     if pattern is None and tests and may_share:  # the second visits may all be for testing
         joint, _ = subject_pattern([*names, *tests])
@@ -196,7 +200,7 @@ def _subjects(pairs: Pairs, names: Sequence[str], tests: Sequence[str]) -> tuple
 def _named_by_part(
     subjects: Sequence[str], cases: Sequence[str], parts: Mapping[str, str], given: Assignments
 ) -> list[str]:
-    """Return the subjects with the word of their part, if folders tell it: numbers may start anew in each part."""
+    """Return the subjects with the word of their part, if folders tell it: numbers may start again in each part."""
     if given.subjects or given.parts:
         return list(subjects)
     return [f"{parts[c]}_{s}".strip("_") for c, s in zip(cases, subjects, strict=True)]
@@ -207,7 +211,7 @@ def _undivided_parts(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the parts of cases, without them if subjects are in both of training and validation; and a remark.
 
-    If numbers may start anew in each part, cases of both may have the same names; otherwise, an equal subject is one person.
+    If numbers may start again in each part, cases of both may have the same names; otherwise, an equal subject is one person.
     """
     by_part: dict[str, tuple[set[str], set[str]]] = {"train": (set(), set()), "validation": (set(), set())}
     for part, name, subject in zip(parts.values(), names, subjects, strict=True):

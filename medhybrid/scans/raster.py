@@ -384,7 +384,7 @@ def _deep_colours(path: Path) -> NDArray[np.generic]:
 def _labels(path: Path, image: Any, header: RasterHeader) -> NDArray[np.generic]:
     """Return the labels (1, X, Y) of a page."""
     if image.format == "GIF" and image.mode in PALETTE:
-        image = image.convert("RGB")  # programs number the colours of a GIF anew
+        image = image.convert("RGB")  # programs number the colours of a GIF in their own order
     if image.mode in PALETTE:
         return np.asarray(image.getchannel(0) if image.mode == "PA" else image).T[None]
     if image.mode in GREY:

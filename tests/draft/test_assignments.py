@@ -299,3 +299,13 @@ def test_a_table_of_other_names_is_named_as_such(tmp_path: Path) -> None:
 
     assert "any.csv is not used: its names are not those of the cases, such as 'x7'" in remarks
     assert not any("no columns of images" in r for r in remarks)
+
+
+def test_a_list_for_testing_does_not_take_all_cases_for_training_of_a_table(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    table("name,split", "{c},{part}")(tmp_path / "d")
+    (tmp_path / "d" / "test.txt").write_text("a1\na2\nb1")
+
+    cases = list_dataset(drafted(tmp_path / "d").config.data).cases
+
+    assert [c.name for c in cases] == ["a1", "a2", "b1", "b2"]

@@ -202,9 +202,8 @@ class _Pixels:
 
     def _keep_stored_bits(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Replace the bits above BitsStored by the sign of signed values, or by 0."""
-        unused = max(
-            values.dtype.itemsize * 8 - self.bytes.bits_stored, 0
-        )  # a stream may have fewer bits than the header
+        # a stream may have fewer bits than the header
+        unused = max(values.dtype.itemsize * 8 - self.bytes.bits_stored, 0)
         raw = values.view(f"u{values.dtype.itemsize}")
         if self.bytes.high_bit != self.bytes.bits_stored - 1:
             self._refuse_shifted(raw)
