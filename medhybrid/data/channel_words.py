@@ -40,8 +40,8 @@ DERIVED = re.compile(
 """Words for results derived from a channel, which are not images: masks, segmentations, probabilities."""
 
 OTHER_MASKS = re.compile(
-    r"(?:(?:(brain|bet|skull|foreground|background|fov|valid|noise)|^(head|body))[_\-. ]*mask"
-    r"|mask[_\-. ]*(?:of[_\-. ]*)?(brain|bet|skull|foreground|background|fov|valid|noise|head|body)$)",
+    r"(?:(?:(brain|bet|skull|skullstrip\w*|(?:de)?fac(?:e|ing)|foreground|background|fov|valid|noise)|^(head|body))[_\-. ]*mask"
+    r"|mask[_\-. ]*(?:of[_\-. ]*)?(brain|bet|skull|(?:de)?face|foreground|background|fov|valid|noise|head|body)$)",
     re.IGNORECASE,
 )
 """Names of masks from preprocessing tools, such as `brainmask`, which are not reference masks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.draft.words import DERIVED_WORDS, path_words, stem_of
+from medhybrid.draft.words import DERIVED_WORDS, is_mask_path, name_without_kind, path_words, stem_of
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.reader import read_scan
 
@@ -28,6 +28,18 @@ MAX_LABELLED = 0.95
 
 OTHER_WORDS = frozenset({"brain", "bet", "skull", "fov", "head", "body", "foreground", "background", "valid"})
 """Words of masks from preprocessing, which are left out beside others."""
+
+FINDING_WORDS = frozenset(
+    {
+        *("wmh", "lesion", "lesions", "tumor", "tumour", "tumors", "tumours", "stroke", "infarct", "infarcts", "nodule"),
+        *("nodules", "cancer", "haemorrhage", "hemorrhage", "bleed", "aneurysm", "aneurysms", "metastasis", "metastases"),
+        *("edema", "oedema", "polyp", "polyps", "cyst", "cysts", "fracture", "fractures", "plaque", "plaques", "microbleeds"),
+    }
+)
+"""Words for what is looked for in an image."""
+
+WHOLE_SHARE = 0.5
+"""Least share of an image's bright voxels in a mask of the whole body part."""
 
 
 def kinds_of(paths: Sequence[Path], *, min_share: float = MIN_SHARE) -> dict[tuple[str, ...], list[Path]]:
@@ -62,6 +74,43 @@ def masks_by_contents(root: Path, paths: Sequence[Path]) -> list[Path]:
     if len(masks) > 1:
         masks = {k: found for k, found in masks.items() if OTHER_WORDS.isdisjoint(k)}
     return next(iter(masks.values())) if len(masks) == 1 else []
+
+
+def without_masks_of_whole_images(root: Path, paths: Sequence[Path]) -> list[Path]:
+    """Return the files without masks of whole images, such as `T1_mask` beside `T1`, if others are masks by their values.
+
+    Masks count as such if each is named after an image of its folder, and they contain most of it or the others are named
+    after a finding, such as `wmh`. If the masks are not such, or no other kind is the masks, all files are returned.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files relative to `root`.
+    """
+    masks = sorted(p for p in paths if is_mask_path(p))
+    others = [p for p in paths if p not in set(masks)]
+    images = {(p.parent, stem_of(p)): p for p in others}
+    named_after = {m: images.get((m.parent, name_without_kind(stem_of(m)))) for m in masks}
+    if not masks or None in named_after.values():
+        return list(paths)
+    found = masks_by_contents(root, others)
+    if len(found) * 2 <= len({m.parent for m in masks}):
+        return list(paths)
+    are_findings = all(not FINDING_WORDS.isdisjoint(path_words(p)) for p in found)
+    return others if are_findings or _contain_images(root, named_after) else list(paths)
+
+
+def _contain_images(root: Path, images: Mapping[Path, Path | None]) -> bool:
+    """Return whether sampled masks contain most of the bright voxels of the images they are named after."""
+    masks = list(images)
+    step = max(1, len(masks) // MAX_SAMPLED)
+    shares = []
+    for mask in masks[::step][:MAX_SAMPLED]:
+        with suppress(MedHybridError, OSError, ValueError):
+            labels, image = read_scan(root / mask).array[0], read_scan(root / (images[mask] or mask)).array[0]
+            bright = image > image.mean()
+            shares.append(labels.shape == image.shape and (labels > 0)[bright].mean() >= WHOLE_SHARE)
+    return bool(shares) and all(shares)
 
 
 def remarks_on_label_maps(root: Path, images: Sequence[Path], n_cases: int) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.draft.draft import DraftLabel
-from medhybrid.errors import MedHybridError
+from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans.reader import read_label_scan
 
 MIN_SHARED = 0.9
@@ -22,19 +23,35 @@ MIN_SHARED = 0.9
 MAX_MEASURED = 2
 """Number of cases in which masks with a file for each label are measured."""
 
+MIN_DICE, MIN_OUTSIDE = 0.6, 0.01
+"""Least Dice of two masks of the same label, and least share of each that is outside the other, unlike that of nested labels."""
+
+SAME_DICE = 0.98
+"""Masks of the same label may also differ less than this."""
+
+MAX_OBSERVERS = 8
+"""Masks of more files are not compared: these are labels."""
+
 
 def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple[DraftLabel, ...], list[str], bool]:
     """Return a label for each segment, since masks with segments are read by their names; remarks; and if some are left out.
 
     Labels with a file each are in order of their volume in a few cases, the largest first. A file with several values
     that is one of all labels together is left out.
+
+    Raises
+    ------
+    DataError
+        If two files have nearly the same mask in each case, as those of two observers.
     """
     sizes: dict[str, list[float]] = {}
     combined: set[str] = set()
+    alike: list[dict[tuple[str, str], float]] = []
     masks = [c.mask for c in cases if c.mask is not None and c.mask.names]
     known = {joined_words(n): n for n in counts}
     for files in masks[:: max(1, len(masks) // MAX_MEASURED)][:MAX_MEASURED]:
         several: dict[str, NDArray[np.bool_]] = {}
+        single: dict[str, NDArray[np.bool_]] = {}
         inside: NDArray[np.bool_] | None = None
         for name, path in zip(files.names, files.paths, strict=True):
             if (label := known.get(joined_words(name))) is None:
@@ -46,10 +63,14 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
                     several[label] = array > 0
                 elif volume := float(np.count_nonzero(array)) * mask.grid.voxel_ml:
                     sizes.setdefault(label, []).append(volume)
+                    if len(files.names) <= MAX_OBSERVERS:
+                        single[label] = array > 0
                     inside = array > 0 if inside is None or inside.shape != array.shape else inside | (array > 0)
+        alike.append(_masks_alike(single))
         if inside is not None:
             joint = inside
             combined |= {n for n, of in several.items() if of.shape == joint.shape and _are_equal(of, joint)}
+    _refuse_observers(alike)
     combined = combined if len(combined) < len(counts) else set()
     counts = {n: c for n, c in counts.items() if n not in combined}
     volumes = {n: float(np.median(found)) for n, found in sizes.items()}
@@ -64,3 +85,29 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
 
 def _are_equal(mask: NDArray[np.bool_], others: NDArray[np.bool_]) -> bool:
     return bool((mask & others).sum() >= MIN_SHARED * max(mask.sum(), others.sum()))
+
+
+def _masks_alike(masks: Mapping[str, NDArray[np.bool_]]) -> dict[tuple[str, str], float]:
+    """Return the Dice of each two masks that may be of the same label: they differ little, and none is in the other."""
+    found = {}
+    for (a, one), (b, other) in combinations(masks.items(), 2):
+        if one.shape != other.shape:
+            continue
+        volumes, common = (int(one.sum()), int(other.sum())), int((one & other).sum())
+        dice = 2 * common / sum(volumes)
+        if dice >= SAME_DICE or (dice >= MIN_DICE and common <= (1 - MIN_OUTSIDE) * min(volumes)):
+            found[a, b] = dice
+    return found
+
+
+def _refuse_observers(alike: Sequence[Mapping[tuple[str, str], float]]) -> None:
+    """Raise `DataError` if two masks are alike in each of some cases."""
+    if pairs := [p for p in alike[0] if all(p in of_case for of_case in alike)] if alike else []:
+        (a, b), dice = pairs[0], min(of_case[pairs[0]] for of_case in alike)
+        raise DataError(
+            "masks with a file for each label have the same label twice",
+            expected="masks of different labels",
+            found=f"{a} and {b} are nearly the same (Dice {dice:.2f}), as the masks of two observers",
+            remedy="list the masks of one observer, or of a consensus, in a table cases.csv with the columns case, mask and "
+            "one per channel",
+        )

@@ -18,7 +18,7 @@ from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.draft.assign import assign_images
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.copies import without_copies
-from medhybrid.draft.mask_contents import masks_by_contents, remarks_on_label_maps
+from medhybrid.draft.mask_contents import masks_by_contents, remarks_on_label_maps, without_masks_of_whole_images
 from medhybrid.draft.structures import label_patterns, names_observer, structure_folders
 from medhybrid.draft.words import (
     DERIVED_WORDS,
@@ -136,6 +136,8 @@ def find_pairs(
         root, plain
     ):  # masks of preprocessing beside one without a word for a mask
         paths, by_contents = plain, True
+    whole = _without(paths, without_masks_of_whole_images(root, paths)) if not structures else []
+    paths, by_contents = _without(paths, whole), by_contents or bool(whole)
     testing = [p for p in paths if any("test" in parts_named(part) for part in p.parts[:-1])]
     paths = _without(paths, testing)
     testing += (named_tests := _named_tests(paths))
@@ -212,6 +214,8 @@ def find_pairs(
         left_out.append(
             f"files such as {unnamed[0]} are taken for masks by their values: no file has the name of a mask"
         )
+    if whole:
+        left_out.append(f"{len(whole)} masks of whole images, such as {whole[0]}")
     if results:
         left_out.append(f"{len(results)} files that look like results of a model, such as {results[0]}")
     if copies:

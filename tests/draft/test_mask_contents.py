@@ -99,12 +99,29 @@ def test_a_lesion_without_a_word_for_a_mask_is_the_mask_beside_that_of_the_brain
     assert len(made.draft.labels) == 2
 
 
+@pytest.mark.parametrize(
+    ("mask", "finding"),
+    [("orig/T1_mask", "wmh"), ("orig/T1_mask", "regions"), ("orig/T1_face_mask", "regions"), ("orig/face_mask", "wmh")],
+)
+def test_a_mask_of_a_whole_image_is_no_reference_beside_another(mask: str, finding: str, tmp_path: Path) -> None:
+    for i in range(4):
+        image, labels = blob_case(i, SHAPE)
+        whole = (image > 10).astype(np.uint8)
+        for name, array in (("orig/T1", image), ("orig/FLAIR", image + 1), (mask, whole), (finding, labels)):
+            save_nifti(tmp_path / "d" / f"{i}" / f"{name}.nii.gz", array)
+
+    draft = init_study(tmp_path / "d", tmp_path / "study.yaml").draft
+
+    assert {c.name for c in draft.channels} == {"T1", "FLAIR"}
+    assert [v for label in draft.labels for v in label.values] == [1, 4]
+
+
 def test_label_maps_beside_other_masks_are_named(tmp_path: Path) -> None:
     for i in range(4):
         image, labels = blob_case(i, SHAPE)
-        for name, array in (("orig/T1", image), ("orig/T1_mask", np.ones(SHAPE, np.uint8)), ("wmh", labels)):
+        for name, array in (("T1", image), ("T1_mask", (labels == 1).astype(np.uint8)), ("regions", labels)):
             save_nifti(tmp_path / "d" / f"{i}" / f"{name}.nii.gz", array)
 
     remarks = init_study(tmp_path / "d", tmp_path / "study.yaml").draft.remarks
 
-    assert any("wmh.nii.gz are label maps, too" in r for r in remarks)
+    assert any("regions.nii.gz are label maps, too" in r for r in remarks)

@@ -153,6 +153,36 @@ def test_masks_of_several_annotators_are_not_labels(tmp_path: Path) -> None:
         init_study(tmp_path / "d", tmp_path / "study.yaml")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("masks/JS", "masks/MK"), ("seg_senior", "seg_junior"), ("masks_anna/x", "masks_ben/x"), ("mask_raw", "mask_smooth")],
+)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_masks_that_are_nearly_equal_are_of_observers(names: tuple[str, str], shift: int, tmp_path: Path) -> None:
+    for i in range(4):
+        mask = np.zeros((12, 10, 8), np.uint8)
+        mask[3:9, 2:8, 2:6] = 1
+        save_nifti(tmp_path / "d" / f"P{i}/t1.nii.gz", blob_case(i, mask.shape)[0])
+        for k, name in enumerate(names):
+            save_nifti(tmp_path / "d" / f"P{i}/{name}.nii.gz", np.roll(mask, k * shift, axis=0))
+
+    with pytest.raises(DataError, match=r"same label twice|several masks|two kinds"):
+        init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+
+def test_a_label_in_another_is_no_mask_of_an_observer(tmp_path: Path) -> None:
+    for i in range(4):
+        wall = np.zeros((12, 10, 8), np.uint8)
+        wall[3:9, 2:8, 2:6] = 1
+        lumen = wall.copy()
+        lumen[3] = 0
+        save_nifti(tmp_path / "d" / f"P{i}/t1.nii.gz", blob_case(i, wall.shape)[0])
+        for name, mask in (("vessel", wall), ("lumen", lumen)):
+            save_nifti(tmp_path / "d" / f"P{i}/masks/{name}.nii.gz", mask)
+
+    assert sorted(init_study(tmp_path / "d", tmp_path / "study.yaml").config.data.labels) == ["lumen", "vessel"]
+
+
 def test_a_file_of_several_values_within_another_label_is_not_left_out(tmp_path: Path) -> None:
     for i in range(3):
         image, _ = blob_case(i, (12, 10, 8))
