@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import posixpath
 import shutil
 import stat
 import tempfile
@@ -11,7 +12,7 @@ import warnings
 import weakref
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -31,6 +32,12 @@ LOCAL_HEADER_BYTES = 30
 
 BLOCK = 1 << 20
 
+MAX_LINKS = 40
+"""Longest chain of symbolic links that is followed."""
+
+MAX_LINK_BYTES = 4096
+"""Longest path that a symbolic link leads to."""
+
 
 class UnpackedFolder:
     """Temporary folder that is removed with this object, or when the interpreter exits."""
@@ -40,11 +47,15 @@ class UnpackedFolder:
         self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def unpack(archive: Path, into: Path, *, n_dense: int = 0) -> int:
-    """Unpack a zip archive into a folder.
+def unpack(
+    archive: Path, into: Path, *, n_dense: int = 0, on_link: Callable[[str], None] = lambda _name: None
+) -> int:
+    """Unpack a zip archive into a folder. A symbolic link to another member becomes a copy of this member.
 
     Parameters
     ----------
+    on_link : callable
+        Called with the name of each symbolic link that leads to no file of the archive. It is left out.
     n_dense : int
         Unpacked bytes of earlier archives, of the same folder, of a larger ratio than `MAX_RATIO`.
 
@@ -64,10 +75,14 @@ def unpack(archive: Path, into: Path, *, n_dense: int = 0) -> int:
             members = _without_copies([m for m in file.infolist() if not m.is_dir()])
             if not members:
                 raise _refused(archive, "no files in it")
-            n_dense = _check(archive, members, shutil.disk_usage(into).free, n_dense)
+            sources = _sources(archive, file, members)
+            n_dense = _check(archive, members, sources, shutil.disk_usage(into).free, n_dense)
             _refuse_overlaps(archive, file)
-            for member in members:
-                _extract(file, member, into / _relative(archive, member))
+            for member, source in sources.items():
+                if source is None:
+                    on_link(member.filename)
+                else:
+                    _extract(file, source, into / _relative(archive, member))
             return n_dense
     except (
         zipfile.BadZipFile,
@@ -87,10 +102,45 @@ def _without_copies(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     return list({(m.filename, m.CRC, m.file_size): m for m in reversed(members)}.values())[::-1]
 
 
-def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int, n_dense: int) -> int:
+def _sources(
+    archive: Path, file: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]
+) -> dict[zipfile.ZipInfo, zipfile.ZipInfo | None]:
+    """Return the member that has the content of each member: itself, or the one that a link leads to, or None."""
     if len(members) > MAX_MEMBERS:
         raise _refused(archive, f"{len(members)} members")
-    total = sum(m.file_size for m in members)
+    links = {m for m in members if stat.S_ISLNK(m.external_attr >> 16)}
+    by_path = {_relative(archive, m).as_posix(): m for m in members}
+    return {m: _behind_link(archive, file, m, by_path, links) if m in links else m for m in members}
+
+
+def _behind_link(
+    archive: Path,
+    file: zipfile.ZipFile,
+    link: zipfile.ZipInfo,
+    members: Mapping[str, zipfile.ZipInfo],
+    links: set[zipfile.ZipInfo],
+) -> zipfile.ZipInfo | None:
+    """Return the member that a symbolic link leads to, in several steps if need be; None if it is not in the archive."""
+    found: zipfile.ZipInfo | None = link
+    for _ in range(MAX_LINKS):
+        if found is None or found not in links:
+            return found
+        if found.file_size > MAX_LINK_BYTES:
+            return None
+        text = os.fsdecode(file.read(found))
+        folder = _relative(archive, found).parent
+        found = None if text.startswith("/") else members.get(posixpath.normpath(posixpath.join(folder.as_posix(), text)))
+    return None
+
+
+def _check(
+    archive: Path,
+    members: list[zipfile.ZipInfo],
+    sources: Mapping[zipfile.ZipInfo, zipfile.ZipInfo | None],
+    free_bytes: int,
+    n_dense: int,
+) -> int:
+    total = sum(m.file_size for m in sources.values() if m is not None)
     packed = min(sum(m.compress_size for m in members), archive.stat().st_size)
     if total > free_bytes // 2:
         raise _refused(archive, "it unpacks to more than half of the free disk space")
@@ -102,10 +152,6 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int, n_den
     if len(set(places)) < len(places):
         doubled = next(m.filename for m, p in zip(members, places, strict=True) if places.count(p) > 1)
         raise _refused(archive, f"two members with the same name: {printable_path(doubled)[:100]}")
-    for m in members:
-        if stat.S_ISLNK(m.external_attr >> 16):
-            raise _refused(archive, "a symbolic link inside")
-        _relative(archive, m)
     return n_dense + total if is_dense else n_dense
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from medhybrid.errors import ScanError, item_error
 from medhybrid.geometry import orientation_code, spacing_mm
@@ -285,7 +285,9 @@ def _list_files(
                 hold = UnpackedFolder()
                 inside = hold.path / name_from_path(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
-                n_dense = unpack(path, inside, n_dense=n_dense)
+                links: list[str] = []
+                n_dense = unpack(path, inside, n_dense=n_dense, on_link=links.append)
+                problems += [_link_entry(path, base, name) for name in links]
                 holds.append(hold)  # that of an archive with an error is removed, with what was unpacked of it
                 inner = Walk()
                 members = sorted(inner.files(inside, on_error))
@@ -332,6 +334,15 @@ def _archive_entry(path: Path, base: Path) -> ScanEntry:
     return ScanEntry(
         name, "dicom", (path,), "", "", str(path.parent), (), (), "", "", skip_reason="an archive inside an archive"
     )
+
+
+def _link_entry(archive: Path, base: Path, name: str) -> ScanEntry:
+    """Return the entry of a symbolic link in an archive that leads to no file of it."""
+    problem = ScanError(
+        f"{printable_path(name)} in {archive.name} is a symbolic link to a file that is not in the archive",
+        remedy="pack the file itself",
+    )
+    return _broken_entry(archive.with_suffix("") / PurePosixPath(name), base, str(problem))
 
 
 def _unread_entry(path: Path, base: Path, reason: str) -> ScanEntry:

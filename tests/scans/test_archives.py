@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 import zipfile
@@ -39,6 +40,61 @@ def test_a_series_in_an_archive_is_read_under_the_name_of_the_archive(series: li
     folder = found.unpacked[0].path
     del found
     assert not folder.exists()
+
+
+def add_link(file: zipfile.ZipFile, name: str, to: str) -> None:
+    """Add a symbolic link to an archive, as `zip --symlinks` writes it."""
+    link = zipfile.ZipInfo(name)
+    link.create_system = 3
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    file.writestr(link, to)
+
+
+def test_a_link_in_an_archive_to_one_of_its_files_is_this_file(series: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "w") as file:
+        for i, path in enumerate(series):
+            file.write(path, f".git/annex/{i}")
+            add_link(file, f"links/{i}", f"../.git/annex/{i}")
+            add_link(file, f"T1/{path.name}", f"../links/{i}")
+
+    found = discover(tmp_path / "in")
+
+    assert {e.name: e.problem for e in found.entries if "T1" in e.name} == {"patient__T1": ""}
+    entry = next(e for e in found.entries if e.name == "patient__T1")
+    np.testing.assert_array_equal(np.sort(read_entry(entry, "c").array.ravel()), np.sort(VALUES.ravel()))
+
+
+@pytest.mark.parametrize("to", ["/etc/hostname", "../../outside", "T1", "nowhere.dcm", "b.dcm", "x" * 5000])
+def test_a_link_in_an_archive_to_another_file_is_left_out_with_its_name(
+    to: str, series: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "w") as file:
+        for path in series:
+            file.write(path, f"T1/{path.name}")
+        add_link(file, "a.dcm", to)
+        add_link(file, "b.dcm", "a.dcm" if to == "b.dcm" else "missing")
+
+    found = discover(tmp_path / "in")
+
+    problems = {e.name: e.problem for e in found.entries}
+    assert problems["patient__T1"] == ""
+    assert "symbolic link to a file that is not in the archive" in problems["patient__a"]
+    assert not any(p.is_symlink() for p in found.unpacked[0].path.rglob("*"))
+
+
+def test_copies_of_linked_files_count_to_the_size_of_an_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MIN_CHECKED_BYTES", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a", bytes(1 << 18))
+        for i in range(100):
+            add_link(file, f"b{i}", "a")
+
+    with pytest.raises(ScanError, match="far more than images of this size"):
+        archives.unpack(tmp_path / "bomb.zip", tmp_path)
 
 
 def test_names_that_differ_in_case_do_not_stop_an_archive(series: list[Path], tmp_path: Path) -> None:
