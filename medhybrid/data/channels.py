@@ -28,7 +28,7 @@ from medhybrid.tables import read_table
 Rules = Mapping[str, str | ChannelRule]
 TABLE = "channels.csv"
 IMAGE_SUFFIX = re.compile(
-    r"\.(nii\.gz|nii|seg\.nrrd|nrrd|nhdr|mha|mhd|hdr|png|jpe?g|(?:ome\.)?tiff?|bmp|gif)$", re.IGNORECASE
+    r"\.(nii\.gz|nii|seg\.nrrd|nrrd|nhdr|mha|mhd|hdr|png|jpe?g|(?:ome\.)?tiff?|bmp|gif|p[gpn]m)$", re.IGNORECASE
 )
 """Suffixes of files that can be read as an image. An `.img` file is read through its `.hdr`."""
 

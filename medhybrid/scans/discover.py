@@ -116,7 +116,7 @@ class Discovery:
     passed_over : tuple of str
         Folders below `root` that were not searched: hidden folders, and folders written by medhybrid.
     previews : tuple of str
-        PNG, JPEG, TIFF, BMP and GIF files that are not read, because there are other scans.
+        PNG, JPEG, TIFF, BMP, GIF, PGM and PPM files that are not read, because there are other scans.
     preview_files : tuple of Path
         Their paths, in the same order.
     """
@@ -134,7 +134,7 @@ class Discovery:
         """Return a message on folders that were not searched and images that count as previews, or an empty string."""
         messages = [
             ("hidden folders or result folders are not searched", self.passed_over),
-            ("PNG, JPEG, TIFF, BMP or GIF files beside other scans count as previews and are not read", self.previews),
+            ("PNG, JPEG, TIFF, BMP, GIF, PGM or PPM files beside other scans count as previews and are not read", self.previews),
         ]
         return "; ".join(_counted(message, names) for message, names in messages if names)
 
@@ -152,7 +152,7 @@ def discover(
     """Search a file or folder recursively for scans. A linked folder is searched once.
 
     A folder that cannot be listed becomes an entry with this problem. Hidden folders and outputs of medhybrid are skipped,
-    except the files written by `medhybrid convert`. PNG, JPEG, TIFF, BMP and GIF files are scans where there are
+    except the files written by `medhybrid convert`. PNG, JPEG, TIFF, BMP, GIF, PGM and PPM files are scans where there are
     no others, or if they are named.
 
     Parameters

@@ -59,8 +59,6 @@ UNREAD_PACKINGS = {
 UNREAD_IMAGES = {
     ".webp": "WebP",
     ".jp2": "JPEG 2000",
-    ".pgm": "PGM",
-    ".ppm": "PPM",
 }
 """Formats of two-dimensional images that have no reader, by suffix."""
 

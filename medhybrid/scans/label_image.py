@@ -1,4 +1,4 @@
-"""Writing of masks of PNG, JPEG, TIFF, BMP and GIF images as label images on the same pixels."""
+"""Writing of masks of PNG, JPEG, TIFF, BMP, GIF, PGM and PPM images as label images on the same pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of PNG, JPEG, TIFF, BMP and GIF files as scans, and as reference masks, with Pillow.
+"""Reading of PNG, JPEG, TIFF, BMP, GIF, PGM and PPM files as scans, and as reference masks, with Pillow.
 
 An image is a scan of one slice: columns along X, rows along Y. The pages of a TIFF are slices along Z. Colours are the channels
 red, green and blue. Such a file does not say how the patient lies. Columns count as running to the patient's left and rows to
@@ -7,6 +7,7 @@ posterior, as ITK places them, so that a slice is displayed as it is stored.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +37,9 @@ from medhybrid.scans.tiff_values import (
     value_notes,
 )
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pnm")
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")
 
 COLOURS = ("red", "green", "blue")
 """Names of the channels of a colour image."""
@@ -65,6 +66,12 @@ SHOWN_COLOURS = 6
 ORIENTATION, SUBFILE_TYPE = 274, 254
 """Tags of EXIF and TIFF."""
 
+WHOLE_RANGES = (255, 65_535)
+"""Largest values that a PGM or PPM file may state. Pillow stretches the values of files with others."""
+
+PNM_HEADER = re.compile(rb"P[1-6](?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+(\d+)")
+"""Start of a PGM or PPM file: format, columns, rows and largest value, with comments between."""
+
 MAX_RATIO = 100_000
 """Largest number of bytes of values per byte of a file: blank pages of a TIFF. Pillow limits a page to 179 megapixels."""
 
@@ -76,7 +83,7 @@ class RasterHeader:
     Attributes
     ----------
     file_format : str
-        ``PNG``, ``JPEG``, ``TIFF`` or ``BMP``, by the content of the file.
+        Pillow's name of the format by the content of the file, such as ``PNG`` or ``TIFF``.
     pages : tuple of int
         Pages of a TIFF that are slices.
     is_deep : bool
@@ -106,7 +113,7 @@ class RasterHeader:
 
 
 def is_raster(path: Path) -> bool:
-    """Return whether the name of a file is that of a PNG, JPEG, TIFF, BMP or GIF."""
+    """Return whether the name of a file is that of a PNG, JPEG, TIFF, BMP, GIF, PGM or PPM."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -152,6 +159,8 @@ def read_raster_labels(path: Path) -> Scan:
 def read_raster_header(path: Path) -> RasterHeader:
     """Read a header; raises `ScanError`, also for an image that cannot be used."""
     with _opened(path) as image:
+        if image.format == "PPM":
+            _refuse_stretched(path, image)
         pages, notes = _pages(path, image)
         mode, n_channels = image.mode, _n_channels(path, image)
         compression = str(image.info.get("compression", ""))
@@ -256,7 +265,7 @@ def _unknown_kind(path: Path) -> ScanError:
     if not is_tiff:
         return ScanError(
             f"{path.name} cannot be read as an image",
-            expected="a PNG, JPEG, TIFF, BMP or GIF file",
+            expected="a PNG, JPEG, TIFF, BMP, GIF, PGM or PPM file",
             found="other content",
             remedy="rename it if its suffix is wrong, or export it again",
         )
@@ -309,6 +318,20 @@ def _refuse_turned(path: Path, image: Any) -> None:
             expected="an upright image (orientation 1)",
             found=f"orientation {turned}",
             remedy="save it upright, for example with Pillow's ImageOps.exif_transpose, and compare it with its mask",
+        )
+
+
+def _refuse_stretched(path: Path, image: Any) -> None:
+    """Refuse a PGM or PPM file whose values Pillow would change."""
+    with path.open("rb") as file:
+        found = PNM_HEADER.match(file.read(4096))
+    largest = int(found[1]) if found else 0
+    if largest not in WHOLE_RANGES or (image.mode == "RGB" and largest != WHOLE_RANGES[0]):
+        raise ScanError(
+            f"{path.name}: its kind of PGM or PPM is not supported",
+            expected="grey values with the largest value 255 or 65535, or colours with 255",
+            found=f"the largest value {largest}" if found else "no largest value",
+            remedy="save it as PNG",
         )
 
 

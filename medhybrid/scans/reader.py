@@ -40,7 +40,7 @@ def read_scan(
     Parameters
     ----------
     path : path or sequence of paths
-        An image file (NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, GIF), a folder with one image file or one DICOM
+        An image file (NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, GIF, PGM, PPM), a folder with one image file or one DICOM
         series, or the files of one scan.
     case : str, optional
         Name of the scan; by default, the name of the file or folder.
@@ -104,7 +104,7 @@ def _refuse_other_format(path: Path) -> None:
         f"{path.name} is not a scan",
         code="no_dicom",
         path=path,
-        expected="NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, GIF or DICOM",
+        expected="NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, GIF, PGM, PPM or DICOM",
         found="another format",
         remedy="check the path, or convert it to NIfTI",
     )

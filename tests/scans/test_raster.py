@@ -373,10 +373,10 @@ def test_an_image_that_is_named_beside_a_scan_is_no_preview(tmp_path: Path) -> N
 
 
 def test_an_image_in_a_format_without_a_reader_is_named_unless_it_is_a_preview(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.ppm")
+    Image.fromarray(GREY).save(tmp_path / "a.webp")
 
     (entry,) = discover(tmp_path).entries
-    assert entry.skip_reason == "the format PPM is not read: convert it to PNG"
+    assert entry.skip_reason == "the format WebP is not read: convert it to PNG"
 
     save_nifti(tmp_path / "scan.nii.gz", np.zeros((4, 4, 4), np.int16))
     assert [e.name for e in discover(tmp_path).entries] == ["scan"]
@@ -435,6 +435,38 @@ def test_a_gif_has_the_grey_values_that_were_saved(tmp_path: Path, values: list[
 
     np.testing.assert_array_equal(read_scan(tmp_path / "a.gif").array[0, :, :, 0], grey.T)
     np.testing.assert_array_equal(read_label_scan(tmp_path / "a.gif").array[0, :, :, 0], grey.T)
+
+
+def write_pnm(path: Path, kind: str, largest: int, values: np.ndarray) -> Path:
+    """Write a PGM or PPM file with a comment in its header; values (Y, X[, C])."""
+    rows, columns = values.shape[:2]
+    header = f"{kind}\n# made by a test 7 7 7\n{columns} {rows}\n{largest}\n".encode()
+    if kind in ("P2", "P3"):
+        body = "\n".join(" ".join(str(v) for v in row.ravel()) for row in values).encode()
+    else:
+        body = values.astype(">u2" if largest > 255 else "u1").tobytes()
+    path.write_bytes(header + body)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("P2", 255), ("P5", 255), ("P5", 65535), ("P3", 255), ("P6", 255)])
+def test_pgm_and_ppm_have_the_stored_values(kind: str, largest: int, tmp_path: Path) -> None:
+    shape = (6, 9, 3) if kind in ("P3", "P6") else (6, 9)
+    values = np.random.default_rng(0).integers(0, largest, shape)
+    path = write_pnm(tmp_path / ("a.ppm" if len(shape) == 3 else "a.pgm"), kind, largest, values)
+
+    array = read_scan(path).array[..., 0]
+
+    np.testing.assert_array_equal(array, values.transpose(2, 1, 0) if len(shape) == 3 else values.T[None])
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("P5", 1), ("P5", 4095), ("P2", 4095), ("P6", 65535), ("P6", 100)])
+def test_pgm_and_ppm_that_pillow_would_stretch_are_refused(kind: str, largest: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, largest, (6, 9, 3) if kind == "P6" else (6, 9))
+    path = write_pnm(tmp_path / "a.ppm", kind, largest, values)
+
+    with pytest.raises(ScanError, match=f"found the largest value {largest}"):
+        read_scan(path)
 
 
 def test_a_gif_of_several_frames_or_a_coloured_mask_is_refused(tmp_path: Path) -> None:
