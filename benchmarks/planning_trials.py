@@ -5,7 +5,8 @@
 
 The number of steps is that of an idle core (or cores, as OMP_NUM_THREADS says) in the given minutes: step times are measured
 for some seconds, and their lower quartile counts. Fold 0's validation cases are never read; its training cases are split once
-more (`training.inner_fold`). Each trial adds a line to `benchmarks/results/planning_trials.jsonl`.
+more (`training.inner_fold`). The rest of the config is that of `medhybrid init`. Each trial adds a line to
+`benchmarks/results/planning_trials.jsonl`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import medhybrid
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.sampling import Prefetcher
+from medhybrid.steps.init import init_study
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.loop import Trainer
 
@@ -31,20 +32,6 @@ RESULTS = Path(__file__).parent / "results" / "planning_trials.jsonl"
 WARM_STEPS = 4
 
 LEAST_STEPS = 50
-
-
-def basic_config(root: Path, name: str) -> dict[str, Any]:
-    """Return a config with the channels and labels of `dataset.json`, and nothing else."""
-    about = json.loads((root / "dataset.json").read_text())
-    channels = about.get("modality") or about["channel_names"]
-    return {
-        "name": name,
-        "data": {
-            "root": str(root),
-            "channels": [{"name": f"{c}", "modality": "MR"} for c in channels.values()],
-            "labels": {n: int(v) for v, n in about["labels"].items() if int(v)},
-        },
-    }
 
 
 def rate_of(config: medhybrid.StudyConfig, dataset: PreparedDataset, seconds: float) -> float:
@@ -78,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     chosen = parser.parse_intermixed_args(arguments)
     name, _, root = chosen.dataset.partition("=")
-    values = basic_config(Path(root), name)
     file = chosen.work / f"{name}-{os.getpid()}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(values))
+    init_study(Path(root), file, name=name)
     common = [
         f"prepare.folder={chosen.work}/prepared/{chosen.trial}",
         f"runs={chosen.work}/runs",
@@ -116,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "dice": round(statistics.mean(dice), 4),
         "median": round(statistics.median(dice), 4),
         "low": round(min(dice), 4),
+        "cases": {r["case"]: round(float(r["dice"]), 4) for r in rows},
         "labels": {k: round(v, 4) for k, v in run.metrics.items() if "label" in k},
     }
     with RESULTS.open("a") as out:

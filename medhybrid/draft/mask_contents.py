@@ -31,9 +31,43 @@ OTHER_WORDS = frozenset({"brain", "bet", "skull", "fov", "head", "body", "foregr
 
 FINDING_WORDS = frozenset(
     {
-        *("wmh", "lesion", "lesions", "tumor", "tumour", "tumors", "tumours", "stroke", "infarct", "infarcts", "nodule"),
-        *("nodules", "cancer", "haemorrhage", "hemorrhage", "bleed", "aneurysm", "aneurysms", "metastasis", "metastases"),
-        *("edema", "oedema", "polyp", "polyps", "cyst", "cysts", "fracture", "fractures", "plaque", "plaques", "microbleeds"),
+        *(
+            "wmh",
+            "lesion",
+            "lesions",
+            "tumor",
+            "tumour",
+            "tumors",
+            "tumours",
+            "stroke",
+            "infarct",
+            "infarcts",
+            "nodule",
+        ),
+        *(
+            "nodules",
+            "cancer",
+            "haemorrhage",
+            "hemorrhage",
+            "bleed",
+            "aneurysm",
+            "aneurysms",
+            "metastasis",
+            "metastases",
+        ),
+        *(
+            "edema",
+            "oedema",
+            "polyp",
+            "polyps",
+            "cyst",
+            "cysts",
+            "fracture",
+            "fractures",
+            "plaque",
+            "plaques",
+            "microbleeds",
+        ),
     }
 )
 """Words for what is looked for in an image."""

@@ -47,9 +47,7 @@ class UnpackedFolder:
         self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def unpack(
-    archive: Path, into: Path, *, n_dense: int = 0, on_link: Callable[[str], None] = lambda _name: None
-) -> int:
+def unpack(archive: Path, into: Path, *, n_dense: int = 0, on_link: Callable[[str], None] = lambda _name: None) -> int:
     """Unpack a zip archive into a folder. A symbolic link to another member becomes a copy of this member.
 
     Parameters
@@ -129,7 +127,9 @@ def _behind_link(
             return None
         text = os.fsdecode(file.read(found))
         folder = _relative(archive, found).parent
-        found = None if text.startswith("/") else members.get(posixpath.normpath(posixpath.join(folder.as_posix(), text)))
+        found = (
+            None if text.startswith("/") else members.get(posixpath.normpath(posixpath.join(folder.as_posix(), text)))
+        )
     return None
 
 

@@ -134,7 +134,10 @@ class Discovery:
         """Return a message on folders that were not searched and images that count as previews, or an empty string."""
         messages = [
             ("hidden folders or result folders are not searched", self.passed_over),
-            ("PNG, JPEG, TIFF, BMP, GIF, PGM or PPM files beside other scans count as previews and are not read", self.previews),
+            (
+                "PNG, JPEG, TIFF, BMP, GIF, PGM or PPM files beside other scans count as previews and are not read",
+                self.previews,
+            ),
         ]
         return "; ".join(_counted(message, names) for message, names in messages if names)
 

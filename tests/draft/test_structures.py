@@ -155,7 +155,12 @@ def test_masks_of_several_annotators_are_not_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [("masks/JS", "masks/MK"), ("seg_senior", "seg_junior"), ("masks_anna/x", "masks_ben/x"), ("mask_raw", "mask_smooth")],
+    [
+        ("masks/JS", "masks/MK"),
+        ("seg_senior", "seg_junior"),
+        ("masks_anna/x", "masks_ben/x"),
+        ("mask_raw", "mask_smooth"),
+    ],
 )
 @pytest.mark.parametrize("shift", [0, 1])
 def test_masks_that_are_nearly_equal_are_of_observers(names: tuple[str, str], shift: int, tmp_path: Path) -> None:
