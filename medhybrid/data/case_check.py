@@ -15,6 +15,7 @@ from medhybrid.config.regions import class_indices
 from medhybrid.data.annotation import keep_annotated, missing_structures
 from medhybrid.data.channels import channel_assignment_of
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
+from medhybrid.data.equal_scans import hash_values
 from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
 from medhybrid.data.layouts import Case
 from medhybrid.data.load import dataset_root, load_image, load_mask
@@ -29,7 +30,7 @@ from medhybrid.scans.image_files import files_beside, files_of, header_of
 WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
 """Suffixes of headers that may have their voxel values in a separate file."""
 
-CHECKS_VERSION = 4
+CHECKS_VERSION = 5
 """Version of the checks. Checks of another version are repeated; prepared cases are kept."""
 
 
@@ -45,6 +46,7 @@ class CaseCheck(BaseModel):
     findings: list[Finding]
     fingerprint: CaseFingerprint | None
     files_hash: str = ""
+    values_hash: str = ""
 
     @property
     def is_usable(self) -> bool:
@@ -130,7 +132,7 @@ def check_case(task: CheckTask) -> CaseCheck:
     channels = [c.name for c in config.data.channels]
     labels = config.data.labels
     stamps: Stamps = []
-    files_hash = sources_hash = ""
+    files_hash = sources_hash = values_hash = ""
     findings: list[Finding] = []
     fingerprint = None
     if case.problem is not None:
@@ -171,6 +173,7 @@ def check_case(task: CheckTask) -> CaseCheck:
             if others:
                 findings.append(_not_annotated(case.name, others))
         if all(f.severity != "error" for f in findings):
+            values_hash = hash_values(image.array)
             turn = turn_to_ras(image.affine)
             fingerprint = fingerprint_case(
                 turn.apply(image.array),
@@ -190,6 +193,7 @@ def check_case(task: CheckTask) -> CaseCheck:
         settings=check_settings(config, case),
         sources_hash=sources_hash,
         files_hash=files_hash,
+        values_hash=values_hash,
         findings=findings,
         fingerprint=fingerprint,
     )

@@ -161,6 +161,11 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
     return make_folds(cases, config.n_folds, config.split_seed), f"drawn with seed {config.split_seed}"
 
 
+def are_folds_drawn(config: DataConfig, cases: Sequence[Case]) -> bool:
+    """Return whether a dataset has neither a file of folds nor folds in its list of cases."""
+    return splits_file(config) is None and all(c.fold is None for c in cases)
+
+
 def with_names_of(folds: Sequence[Fold], cases: Sequence[str]) -> list[Fold]:
     """Return folds with the names of cases as the dataset spells them."""
     known = {_normalise(c): c for c in cases}

@@ -78,6 +78,25 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
     return _without_others(masks, images, named)
 
 
+def assign_more_images(
+    masks: Words, images: Words, shared: set[str], found: Mapping[Path, dict[str, Path]]
+) -> dict[Path, dict[str, Path]]:
+    """Return `found`, or an assignment with more images without the words that all masks have, but only some of the images.
+
+    An example is `P1/CT/CT.nii` beside `P1/PET/PET.nii` and `P1/PET/PET_seg.nii`: the mask is in the folder of a sequence.
+    """
+    of_masks = set.intersection(*(set(key) for key in masks.values())) - shared
+    of_images = {w for key in images.values() for w in key}
+    kinds = {w for w in of_masks & of_images if not w.isdecimal()}
+    if not kinds:
+        return dict(found)
+    more = assign_images({m: [w for w in key if w not in kinds] for m, key in masks.items()}, images, shared)
+    kept = all(
+        set(of.values()) <= set(more[m].values()) and (len(of) < len(more[m]) or not of) for m, of in found.items()
+    )
+    return more if kept else dict(found)
+
+
 def _only_masks(masks: Words, nameless: set[Path]) -> dict[Path, Path]:
     """Return folder to its mask, if it has a single one, and this one is nameless."""
     n_inside = Counter(m.parent for m in masks)

@@ -24,7 +24,7 @@ MAX_MEASURED = 2
 """Number of cases in which masks with a file for each label are measured."""
 
 MIN_DICE, MIN_OUTSIDE = 0.6, 0.01
-"""Least Dice of two masks of the same label, and least share of each that is outside the other, unlike that of nested labels."""
+"""Least Dice of two masks of the same label, and least share of each that is outside the other, unlike in nested labels."""
 
 SAME_DICE = 0.98
 """Masks of the same label may also differ less than this."""

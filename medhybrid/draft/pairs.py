@@ -15,7 +15,7 @@ from pathlib import Path
 
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
-from medhybrid.draft.assign import assign_images
+from medhybrid.draft.assign import assign_images, assign_more_images
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.copies import without_copies
 from medhybrid.draft.mask_contents import masks_by_contents, remarks_on_label_maps, without_masks_of_whole_images
@@ -167,7 +167,8 @@ def find_pairs(
     of_images = (_common([words[p] for p in images], ODD) & IMAGE_WORDS) - _any([words[p] for p in masks], ODD)
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
     image_keys = {p: [w for w in words[p] if w not in of_images and w not in MASK_WORDS] for p in images}
-    assigned = assign_images(mask_keys, image_keys, _common([words[p] for p in images]))
+    shared = _common([words[p] for p in images])
+    assigned = assign_more_images(mask_keys, image_keys, shared, assign_images(mask_keys, image_keys, shared))
     found = without_groups({m: found for m, found in assigned.items() if found})
     found = as_one_channel(join_spellings(found))
     _refuse_two_kinds(mask_keys, found)

@@ -40,8 +40,8 @@ def read_scan(
     Parameters
     ----------
     path : path or sequence of paths
-        An image file (NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, GIF, PGM, PPM), a folder with one image file or one DICOM
-        series, or the files of one scan.
+        An image file (NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, GIF, PGM, PPM), a folder with one image file or
+        one DICOM series, or the files of one scan.
     case : str, optional
         Name of the scan; by default, the name of the file or folder.
     part : str

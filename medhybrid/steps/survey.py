@@ -11,9 +11,10 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.agreement import absent_labels_error, refuse_other_dataset
 from medhybrid.data.case_check import CaseCheck, CheckTask, check_case, check_settings, load_check
 from medhybrid.data.checks import Finding, from_error
+from medhybrid.data.equal_scans import equal_scans, findings_on_equal_scans, join_subjects
 from medhybrid.data.fingerprint import Fingerprint, combine
 from medhybrid.data.layouts import Case, Note, list_dataset
-from medhybrid.data.splits import Fold, load_folds, notes_on_folds
+from medhybrid.data.splits import Fold, are_folds_drawn, load_folds, notes_on_folds
 from medhybrid.data.subjects import unify_subjects
 from medhybrid.data.workers import Processes, WorkerDied
 from medhybrid.errors import DataError
@@ -69,6 +70,17 @@ def survey_dataset(config: StudyConfig, folder: Path, processes: Processes, repo
     cases = list(unify_subjects(cases)[0])
     folds = with_new_cases(folds, cases, corrections.taken)
     checks = _check_all(config, cases, folder, processes, reporter)
+    equal = equal_scans({c.name: checks[c.name].values_hash for c in cases})
+    are_drawn = are_folds_drawn(config.data, cases)
+    on_equal = findings_on_equal_scans(equal, {c.name: c.subject for c in cases}, folds, are_drawn=are_drawn)
+    if on_equal and are_drawn:
+        cases = join_subjects(cases, equal)
+        listed = {c.name for c in listing.cases}
+        drawn = load_folds(config.data, [c for c in cases if c.name in listed])[0]
+        folds = with_new_cases(drawn, cases, corrections.taken)
+    for finding in on_equal:
+        reporter.message(f"{finding.where}: {finding.message}: {finding.found}")
+    notes += on_equal
     usable = [c for c in cases if checks[c.name].is_usable]
     by_case = [f for c in cases for f in checks[c.name].findings]
     notes += _joined(by_case, reporter)

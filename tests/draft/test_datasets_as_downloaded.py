@@ -66,6 +66,28 @@ def test_the_only_dataset_in_a_folder_is_used_with_its_names_regions_and_ignore_
     assert "the dataset is in the folder Dataset001_Brain" in made.draft.remarks
 
 
+def test_an_empty_list_beside_imagestr_gives_names_only(tmp_path: Path) -> None:
+    write_nnunet(tmp_path / "d", {"0": "CT"}, {"background": 0, "a": 1, "b": 4})
+    about = json.loads((tmp_path / "d" / "dataset.json").read_text())
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps({**about, "training": [], "test": []}))
+
+    draft = draft_of(tmp_path / "d")
+
+    assert (draft.n_cases, [c.name for c in draft.channels]) == (3, ["CT"])
+    assert [d.name for d in draft.labels] == ["a", "b"]
+
+
+def test_sequences_in_folders_are_channels_though_the_mask_is_in_one_of_them(tmp_path: Path) -> None:
+    for i in range(4):
+        image, labels = blob_case(i, SHAPE)
+        for name, values in (("CT/CT", image), ("PET/PET", image + 1), ("PET/PET_seg", labels)):
+            save_nifti(tmp_path / "d" / f"P{i}" / f"{name}.nii.gz", values)
+
+    draft = draft_of(tmp_path / "d")
+
+    assert (draft.n_cases, [c.name for c in draft.channels]) == (4, ["CT", "PET"])
+
+
 def test_other_folders_beside_imagestr_are_named(tmp_path: Path) -> None:
     write_nnunet(tmp_path / "d", {"0": "CT"}, {"background": 0, "a": 1, "b": 4})
     for folder in ("imagesVa", "labelsVa", "imagesTs"):

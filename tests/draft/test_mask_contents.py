@@ -124,4 +124,4 @@ def test_label_maps_beside_other_masks_are_named(tmp_path: Path) -> None:
 
     remarks = init_study(tmp_path / "d", tmp_path / "study.yaml").draft.remarks
 
-    assert any("regions.nii.gz are label maps, too" in r for r in remarks)
+    assert any("regions is not used: its files are label maps" in r for r in remarks)

@@ -97,6 +97,8 @@ def _is_datalist(path: Path) -> bool:
     training = parts["training"]
     if training is None or (training and all(isinstance(e, str) for e in training)):
         return False
+    if not training and (path.parent / "imagesTr").is_dir():  # the list was left empty: the folder has the cases
+        return False
     return path.name == "dataset.json" or any(_image_files(e) for e in training)
 
 
