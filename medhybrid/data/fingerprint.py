@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from scipy import ndimage
 
 from medhybrid.data.even_sample import sample_step
 
@@ -27,8 +28,12 @@ MIN_KNOWN = 0.5
 """Share of the voxels with known label without which a mask counts as scribbles: its labels are parts of structures."""
 
 
-LARGE = 90.0
-"""Percentile of the extent of the labels that a patch should cover: half of the cases have larger ones than the median."""
+LARGE = 95.0
+"""Percentile of the extent of single structures that a patch should cover with a margin: half of the cases have larger ones than
+the median. Higher ones would follow a single mask with an error."""
+
+MAX_COMPONENT_VOXELS = 2_000_000
+"""Voxels on which connected structures are measured; larger label maps are sampled evenly."""
 
 
 class Intensities(BaseModel):
@@ -54,6 +59,8 @@ class CaseFingerprint(BaseModel):
     thickness_mm : dict
         For each label or region of the case, its mean thickness along each axis: volume divided by the mean area of its two
         sides.
+    structure_mm : (3,) tuple, optional
+        Extent along each axis of the largest connected part of a label or region; None without labels, and for scribbles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +72,7 @@ class CaseFingerprint(BaseModel):
     percentiles: dict[str, tuple[float, float, float]] = {}
     labels_mm: tuple[float, float, float] | None = None
     thickness_mm: dict[str, tuple[float, float, float]] = {}
+    structure_mm: tuple[float, float, float] | None = None
 
 
 class SeenRange(BaseModel):
@@ -122,7 +130,7 @@ class Fingerprint(BaseModel):
     median_labels_mm : (3,) tuple, optional
         Median extent of all labels together.
     large_labels_mm : (3,) tuple, optional
-        Percentile `LARGE` of this extent, for the field of view of a patch.
+        Percentile `LARGE` of the extent of the largest structure of a case, for the field of view of a patch.
     thickness_mm : dict
         For each label, the median of its thickness in the cases that have it.
     """
@@ -177,7 +185,9 @@ def fingerprint_case(
     counts = np.bincount(labels.ravel(), minlength=len(names) + 1)
     structures: Mapping[str, Sequence[int]] = regions or {n: (i,) for i, n in enumerate(names, start=1)}
     thickness: list[tuple[float, float, float] | None] = [None] * len(structures)
-    if is_known.mean() >= MIN_KNOWN:  # scribbles are thinner than what they stand for
+    structure = None
+    if is_known.mean() >= MIN_KNOWN:  # scribbles are smaller than what they stand for
+        structure = largest_structure(labels, list(structures.values()), spacing_mm)
         if regions:
             insides = (np.isin(labels, values).astype(np.uint8) for values in regions.values())
             thickness = [thickness_of(inside, 1, spacing_mm)[0] for inside in insides]
@@ -193,6 +203,7 @@ def fingerprint_case(
         percentiles={c: percentiles_of(image[i]) for i, c in enumerate(channels)},
         labels_mm=None if missing else extent_of(labels, spacing_mm),
         thickness_mm={n: t for n, t in zip(structures, thickness, strict=True) if t is not None and n not in missing},
+        structure_mm=structure,
     )
 
 
@@ -206,6 +217,40 @@ def extent_of(labels: NDArray[np.generic], spacing_mm: tuple[float, float, float
             return None
         lengths.append(float(found[-1] - found[0] + 1) * spacing_mm[axis])
     return lengths[0], lengths[1], lengths[2]
+
+
+def largest_structure(
+    labels: NDArray[np.generic], structures: Sequence[Sequence[int]], spacing_mm: tuple[float, float, float]
+) -> tuple[float, float, float] | None:
+    """Return the largest extent in mm, along each axis, of the largest connected part of each label or region.
+
+    Parameters
+    ----------
+    labels : (X, Y, Z) ndarray
+        Label map.
+    structures : sequence
+        Values of each label or region. Those without voxels are skipped.
+    """
+    step = max(1, round((labels.size / MAX_COMPONENT_VOXELS) ** (1 / 3)))
+    steps = [step if n > 4 * step else 1 for n in labels.shape]
+    sampled = labels[:: steps[0], :: steps[1], :: steps[2]]
+    boxes = ndimage.find_objects(sampled.astype(np.int32, copy=False))
+    largest = np.zeros(3)
+    for values in structures:
+        of_values = [b for v in values if v <= len(boxes) and (b := boxes[v - 1]) is not None]
+        if not of_values:
+            continue
+        around = tuple(slice(min(b[a].start for b in of_values), max(b[a].stop for b in of_values)) for a in range(3))
+        if all(s.stop - s.start <= n for s, n in zip(around, largest, strict=True)):
+            continue
+        parts, n_parts = ndimage.label(np.isin(sampled[around], list(values)), np.ones((3, 3, 3), bool))
+        part = int(np.bincount(parts.ravel(), minlength=n_parts + 1)[1:].argmax()) + 1
+        box = ndimage.find_objects(parts, part)[part - 1]
+        largest = np.maximum(largest, [s.stop - s.start for s in box])
+    if not largest.any():
+        return None
+    x, y, z = (largest * steps * np.array(spacing_mm)).tolist()
+    return x, y, z
 
 
 def thickness_of(
@@ -261,7 +306,7 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
         intensities=intensities,
         seen=range_of(cases),
         median_labels_mm=_percentile(extents, 50.0),
-        large_labels_mm=_percentile(extents, LARGE),
+        large_labels_mm=_percentile([c.structure_mm for c in cases if c.structure_mm is not None], LARGE),
         thickness_mm={
             n: t for n in names if (t := _percentile([c.thickness_mm[n] for c in cases if n in c.thickness_mm], 50.0))
         },

@@ -70,7 +70,7 @@ class Sizes:
     labels_mm : (3,) tuple
         Median extent of all labels together.
     large_mm : (3,) tuple, optional
-        This extent in scans where it is large.
+        Extent of a single structure in scans where it is large.
     thickness_mm : dict
         For each label, its mean thickness along each axis; empty if unknown.
     """
@@ -85,8 +85,11 @@ class Sizes:
 
     @property
     def target_mm(self) -> Spacing:
-        """Return the field of view of a patch: the labels with a margin, and those of scans where they are large."""
-        x, y, z = np.maximum(np.array(self.labels_mm) * MARGIN, self.large_mm or (0.0, 0.0, 0.0)).tolist()
+        """Return the field of view of a patch: the labels, and single structures that are large, with a margin.
+
+        A patch that a structure fills shows no tissue to compare it with.
+        """
+        x, y, z = (np.maximum(self.labels_mm, self.large_mm or (0.0, 0.0, 0.0)) * MARGIN).tolist()
         return x, y, z
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medhybrid.config import StudyConfig
-from medhybrid.data.fingerprint import CaseFingerprint, Fingerprint, combine, fingerprint_case
+from medhybrid.data.fingerprint import CaseFingerprint, Fingerprint, combine, fingerprint_case, largest_structure
 from medhybrid.data.plan import Plan
 from medhybrid.errors import DataError
 from medhybrid.planning import Budget, Rates, make_plan
@@ -256,6 +256,39 @@ def test_thickness_is_the_mean_length_of_runs_and_the_extent_spans_all_labels() 
 
     assert case.thickness_mm == {"a": (4.0, 12.0, 6.0), "b": (2.0, 4.0, 9.0)}
     assert case.labels_mm == (7.0, 12.0, 21.0)
+
+
+def test_the_largest_structure_is_the_largest_connected_part_of_a_label_along_each_axis() -> None:
+    labels = np.zeros((20, 22, 18), np.uint8)
+    labels[1:4, 2:6, 3:5] = 1
+    labels[10:19, 10:12, 3:6] = 1  # the larger part of label 1: 9 x 2 x 3
+    labels[1:3, 10:21, 8:10] = 2  # 2 x 11 x 2
+    labels[4:6, 10:12, 12:17] = 3
+
+    assert largest_structure(labels, [(1,), (2,)], (1.0, 2.0, 3.0)) == (9.0, 22.0, 9.0)
+    assert largest_structure(labels, [(1,), (2,), (3,)], (1.0, 2.0, 3.0)) == (9.0, 22.0, 15.0)
+    assert largest_structure(labels, [(1, 2, 3)], (1.0, 1.0, 1.0)) == (9.0, 2.0, 3.0)
+    assert largest_structure(labels, [(4,), ()], (1.0, 1.0, 1.0)) is None
+
+
+def test_the_largest_structure_of_a_large_label_map_is_measured_on_a_sample() -> None:
+    labels = np.zeros((400, 300, 200), np.uint8)
+    labels[50:350, 20:220, 40:150] = 7
+
+    x, y, z = largest_structure(labels, [(7,)], (0.5, 1.0, 1.0)) or (0.0, 0.0, 0.0)
+
+    assert (x, y, z) == pytest.approx((150, 200, 110), abs=4)
+
+
+def test_a_patch_shows_a_large_structure_with_a_margin() -> None:
+    small = fingerprint((200, 240, 140), (1, 1, 1), labels_mm=(60, 60, 60), thickness_mm=25)
+    large = small.model_copy(update={"large_labels_mm": (100, 130, 80)})
+
+    plans = [make_plan(config(), f, minutes(20), rates=SLOW) for f in (small, large)]
+
+    fields = [np.array(p.patch_size) * p.spacing_mm for p in plans]
+    assert (fields[0] >= 60).all()
+    assert (fields[1] >= [100, 130, 80]).all()
 
 
 def test_saving_and_loading_is_identity(tmp_path: Path) -> None:
