@@ -61,6 +61,10 @@ References = Annotated[Path | None, typer.Option(help="Folder with reference mas
 IgnoreValue = Annotated[
     int | None, typer.Option(help="Value in reference masks of voxels whose label is unknown (data.ignore_value).")
 ]
+ReferenceConfig = Annotated[
+    str,
+    typer.Option("--config", "-c", help="Config of the references: their ignore value and partly labelled cases."),
+]
 ResumedRun = Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to continue.")]
 FromPacs = Annotated[
     str,

@@ -14,6 +14,7 @@ from medhybrid.cli.options import (
     Mode,
     Overrides,
     Quiet,
+    ReferenceConfig,
     References,
     Scans,
     StudyMode,
@@ -112,6 +113,7 @@ def report(
     scans: Scans = None,
     references: References = None,
     ignore_value: IgnoreValue = None,
+    config: ReferenceConfig = "",
     layout: Annotated[str, typer.Option(help="single (one file), pages, or auto (by the number of scans).")] = "auto",
     deidentify: Deidentify = None,
     mode: Mode = "0600",
@@ -126,18 +128,33 @@ def report(
     if layout not in ("auto", "single", "pages"):
         raise ConfigError(f"unknown --layout {layout!r}", expected="auto, single or pages")
     reporter = call_of(context).reporter(quiet)
+    ignore_value, annotated = _about_references(config, ignore_value, reporter)
     with patient_files(mode):
         path = run(
             folder,
             scans=scans,
             references=references,
             ignore_value=ignore_value,
+            annotated=annotated,
             deidentify=deidentify,
             layout=layout,  # type: ignore[arg-type]
             reporter=reporter,
         )
     reporter.message(f"{path}: open it in a browser, or medhybrid review {folder}")
     return 0
+
+
+def _about_references(
+    config: str, ignore_value: int | None, reporter: Reporter
+) -> tuple[int | None, dict[str, tuple[str, ...]]]:
+    """Return the ignored value of references, and the labels of partly labelled ones, by the config of their study."""
+    if not config:
+        return ignore_value, {}
+    from medhybrid.config import load_config
+    from medhybrid.steps.annotated import annotated_labels
+
+    data = load_config(config).data
+    return data.ignore_value if ignore_value is None else ignore_value, annotated_labels(data, reporter)
 
 
 def review(
@@ -148,6 +165,7 @@ def review(
     scans: Scans = None,
     references: References = None,
     ignore_value: IgnoreValue = None,
+    config: ReferenceConfig = "",
     deidentify: Deidentify = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
     host: Annotated[
@@ -167,6 +185,8 @@ def review(
     if folder is not None:
         from medhybrid.steps.review_report import review_report
 
+        ignore_value, annotated = _about_references(config, ignore_value, reporter)
+
         def on_start(url: str) -> None:
             reporter.message(f"report at {url}, marks saved in {folder / 'review.json'}  (stop with Ctrl-C)")
 
@@ -176,6 +196,7 @@ def review(
                 scans=scans,
                 references=references,
                 ignore_value=ignore_value,
+                annotated=annotated,
                 deidentify=deidentify,
                 host=host,
                 port=port,

@@ -29,8 +29,8 @@ MIN_KNOWN = 0.5
 
 
 LARGE = 95.0
-"""Percentile of the extent of single structures that a patch should cover with a margin: half of the cases have larger ones than
-the median. Higher ones would follow a single mask with an error."""
+"""Percentile of the extent of single structures that a patch should cover with a margin: half of the cases have larger ones
+than the median. Higher ones would follow a single mask with an error."""
 
 MAX_COMPONENT_VOXELS = 2_000_000
 """Voxels on which connected structures are measured; larger label maps are sampled evenly."""

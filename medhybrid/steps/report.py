@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.data.label_values import unknown_values
+from medhybrid.data.layouts.case import strip_suffix
 from medhybrid.data.mask_files import list_masks, mask_on_grid
 from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, OutputError, item_error
@@ -42,6 +44,7 @@ def report(
     scans: str | Path | None = None,
     references: str | Path | None = None,
     ignore_value: int | None = None,
+    annotated: Mapping[str, Collection[str]] | None = None,
     deidentify: str | Path | None = None,
     layout: Layout = "auto",
     reporter: Reporter | None = None,
@@ -58,6 +61,8 @@ def report(
         Folder of reference masks, named by case, to draw and score.
     ignore_value : int, optional
         Value in reference masks of voxels whose label is unknown. They are neither drawn nor scored.
+    annotated : mapping, optional
+        For cases whose reference has only some of the labels, or regions: their names. The others are not scored.
     deidentify : str or Path, optional
         Key file of the `predict` call.
     layout : str
@@ -101,10 +106,15 @@ def report(
     for message in doubled.values():
         reporter.message(f"{message}: neither is used")
 
+    labels_of = {unicodedata.normalize("NFC", case): names for case, names in (annotated or {}).items()}
+
     def views() -> Iterator[CaseView]:
         for n, prediction in enumerate(predictions, start=1):
-            reference = known.get(unicodedata.normalize("NFC", prediction.case))
-            yield _view(folder, prediction, record, found.items.get(prediction.case), reference, ignore_value)
+            case = unicodedata.normalize("NFC", prediction.case)
+            path = known.get(case)
+            of_file = labels_of.get(unicodedata.normalize("NFC", strip_suffix(path.name))) if path else None
+            reference = None if path is None else _Reference(path, ignore_value, labels_of.get(case, of_file))
+            yield _view(folder, prediction, record, found.items.get(prediction.case), reference)
             reporter.advance(n, prediction.case)
 
     info = ReportInfo(
@@ -130,13 +140,23 @@ def report(
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Reference mask of a case.
+
+    Attributes
+    ----------
+    labels : collection of str, optional
+        Labels that it has; None for all.
+    """
+
+    path: Path
+    ignore_value: int | None
+    labels: Collection[str] | None
+
+
 def _view(
-    folder: Path,
-    prediction: Prediction,
-    record: FolderRecord,
-    item: WorkItem | None,
-    reference: Path | None,
-    ignore_value: int | None,
+    folder: Path, prediction: Prediction, record: FolderRecord, item: WorkItem | None, reference: _Reference | None
 ) -> CaseView:
     sizes = {n: Size(m.volume_ml, m.n_components, m.largest_mm) for n, m in prediction.measures.items()}
     facts: tuple[tuple[str, str], ...] = ()
@@ -145,7 +165,7 @@ def _view(
     volume = None
     if prediction.status == "done":
         try:
-            volume, scores, facts = _read(folder, prediction.case, record, item, reference, ignore_value, notes)
+            volume, scores, facts = _read(folder, prediction.case, record, item, reference, notes)
         except Exception as error:
             problem = item_error(error, f"{prediction.case} cannot be shown", DataError)
             notes.append(f"no image: {problem}")
@@ -176,8 +196,7 @@ def _read(
     case: str,
     record: FolderRecord,
     item: WorkItem | None,
-    reference: Path | None,
-    ignore_value: int | None,
+    reference: _Reference | None,
     notes: list[str],
 ) -> tuple[VolumeView | None, list[LabelScore], tuple[tuple[str, str], ...]]:
     if item is None:
@@ -203,8 +222,10 @@ def _read(
     known: NDArray[np.generic] | None = None
     scores: list[LabelScore] = []
     if reference is not None:
-        known = mask_on_grid(reference, scan.grid, SegmentRules(record.labels))
-        is_known = np.ones(scan.grid.shape, bool) if known is None or ignore_value is None else known != ignore_value
+        known = mask_on_grid(reference.path, scan.grid, SegmentRules(record.labels))
+        ignored = reference.ignore_value
+        is_known = np.ones(scan.grid.shape, bool) if known is None or ignored is None else known != ignored
+        structures = {n: v for n, v in record.structures.items() if reference.labels is None or n in reference.labels}
         if known is None:
             notes.append("the reference has another grid than the scan: it is neither drawn nor scored")
         elif not is_known.any():
@@ -220,7 +241,9 @@ def _read(
         elif made is not None and made.is_training_scan:
             notes.append("the model was trained on this scan: its mask is not scored")
         else:
-            scores = score_case(case, mask, known, record.structures, scan.grid, known=is_known)
+            scores = score_case(case, mask, known, structures, scan.grid, known=is_known)
+            if absent := [n for n in record.structures if n not in structures]:
+                notes.append(f"not scored, since the reference does not have them: {', '.join(absent)}")
             if not is_known.all():
                 notes.append(f"scored on {is_known.mean():.1%} of the voxels: the label of the others is unknown")
         if known is not None:
@@ -240,7 +263,7 @@ def pictures_of(folder: Path, record: FolderRecord) -> Callable[[str], VolumeVie
     It returns None if the scan is not found, and raises `MedHybridError` if it cannot be read.
     """
     found = cache(lambda: FolderScans.find(folder, record))
-    return lambda case: _read(folder, case, record, found().items.get(case), None, None, [])[0]
+    return lambda case: _read(folder, case, record, found().items.get(case), None, [])[0]
 
 
 def shown_channel(channels: list[tuple[str, bool]]) -> int:

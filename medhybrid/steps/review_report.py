@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from html import escape
 from http import HTTPStatus
@@ -73,6 +73,7 @@ def review_report(
     scans: Path | None = None,
     references: Path | None = None,
     ignore_value: int | None = None,
+    annotated: Mapping[str, Collection[str]] | None = None,
     deidentify: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 5000,
@@ -100,6 +101,7 @@ def review_report(
             scans=scans,
             references=references,
             ignore_value=ignore_value,
+            annotated=annotated,
             deidentify=deidentify,
             reporter=reporter,
         )

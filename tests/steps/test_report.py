@@ -32,6 +32,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.layouts import Case, Files, NoMaskError, list_cases
 from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
+from medhybrid.files import write_csv
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.review import corrections
@@ -104,6 +105,29 @@ def test_voxels_of_unknown_label_are_neither_drawn_nor_scored(masks: Path, tmp_p
 
     assert "scored on 50.0% of the voxels" in page.read_text()
     assert page.read_text().count('data-kind="reference"') == 1
+
+
+@pytest.mark.parametrize("name", ["new_20", "REF-20"])
+def test_labels_that_a_reference_does_not_have_are_not_scored(
+    name: str, trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(masks / "out", tmp_path / "out")
+    image, labels = blob_case(20)
+    save_nifti(tmp_path / "set" / f"images/{name}.nii.gz", image)
+    save_nifti(tmp_path / "set" / "new_20.nii.gz", labels)
+    config = trained[0].config
+    names = list(config.data.labels)
+    row = [name, f"images/{name}.nii.gz", "new_20.nii.gz", names[0]]
+    write_csv(tmp_path / "set" / "cases.csv", [["case", "image", "mask", "labels"], row])
+    data = config.data.model_dump() | {"root": str(tmp_path / "set"), "layout": "csv", "splits": None}
+    data["channels"] = [{"name": "image"}]
+    (tmp_path / "study.yaml").write_text(json.dumps({"name": "s", "data": data}))
+    given = ["report", str(tmp_path / "out"), "--references", str(tmp_path / "set"), "--quiet"]
+
+    assert main([*given, "--config", str(tmp_path / "study.yaml")]) == 0
+
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert f"not scored, since the reference does not have them: {names[1]}" in text
 
 
 def test_a_report_without_scans_has_the_measurements(masks: Path, tmp_path: Path) -> None:
