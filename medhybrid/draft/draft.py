@@ -62,6 +62,8 @@ class Draft:
         Whether masks have segments or files that are no labels.
     masks : tuple of Path
         Files of the reference masks.
+    is_anywhere : bool
+        Whether the labels lie at other places in each case, as lesions do.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Draft:
     may_overlap: bool = False
     ignores_others: bool = False
     masks: tuple[Path, ...] = ()
+    is_anywhere: bool = False
 
     @property
     def n_cases(self) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medhybrid.data.even_sample import sample_step
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
+from medhybrid.draft.places import Place, place_of
 from medhybrid.draft.segments import names_in_mask
 from medhybrid.draft.stand_ins import ChannelContents, contents_of
 from medhybrid.draft.words import COLOUR_LETTERS, CT_WORDS, MR_WORDS, OTHER_WORDS
@@ -85,6 +86,8 @@ class Samples:
         Names of the sampled cases.
     contents : tuple of ChannelContents
         Blank and equal channels of the sampled cases, and of further ones; empty with one channel.
+    places : tuple of Place
+        Places of all labels in the masks that were read, other than those of image files.
     """
 
     images: tuple[SampledImage, ...]
@@ -93,6 +96,7 @@ class Samples:
     n_masks: int = 0
     sampled: frozenset[str] = frozenset()
     contents: tuple[ChannelContents, ...] = ()
+    places: tuple[Place, ...] = ()
 
     @property
     def n_read(self) -> int:
@@ -191,12 +195,13 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
     images: list[SampledImage] = []
     volumes: dict[int, dict[str, float]] = {}
     contents: list[ChannelContents] = []
+    places: list[Place] = []
     remarks, n_voxels, n_inverted = [], 0, 0
     for case in chosen:
         if n_voxels > MAX_VOXELS:
             break
         try:
-            mask, voxel_ml = _mask_of(case)
+            mask, voxel_ml, place = _mask_of(case)
             image, arrays = _image_of(case)
             if image.kind == "raster":
                 _refuse_soft_edges(case, mask)
@@ -206,13 +211,14 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         n_voxels += int(np.prod(image.shape))
         images.append(image)
         contents += _contents_of(arrays, mask)
+        places += place
         n_inverted += mask.size > 0 and bool(mask[np.ix_(*([0, -1] for _ in mask.shape))].all())
         numbers, counts = np.unique(mask, return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             if number != 0 and float(number).is_integer():
                 volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
     others = [c for c in cases if c not in chosen]
-    n_more = _add_further_masks(others, volumes)
+    n_more = _add_further_masks(others, volumes, places)
     if contents:
         contents += _further_contents(others)
     if n_inverted > len(images) / 2:
@@ -223,12 +229,18 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         )
     names = frozenset(case.name for case in chosen)
     return Samples(
-        tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]), len(images) + n_more, names, tuple(contents)
+        tuple(images),
+        dict(sorted(volumes.items())),
+        tuple(remarks[:3]),
+        len(images) + n_more,
+        names,
+        tuple(contents),
+        tuple(places),
     )
 
 
-def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float]]) -> int:
-    """Add the values of masks of cases that are not sampled, up to `MAX_VOXELS` in all, and return the number of masks."""
+def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float]], places: list[Place]) -> int:
+    """Add values and places of masks of cases that are not sampled, up to `MAX_VOXELS` in all; return the number of masks."""
     n_voxels = n_read = 0
     for case in cases:
         if n_voxels > MAX_VOXELS:
@@ -236,7 +248,7 @@ def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float
         if case.mask is None:
             continue
         with suppress(MedHybridError, OSError, ValueError):  # such a case is reported when it is prepared
-            mask, voxel_ml = _mask_of(case)
+            mask, voxel_ml, place = _mask_of(case)
             n_voxels += mask.size
             if is_raster(case.mask.paths[0]):
                 _refuse_soft_edges(case, mask)
@@ -244,6 +256,7 @@ def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float
             numbers, counts = np.unique(mask, return_counts=True)
             if len(numbers) > MAX_FURTHER_VALUES:
                 continue
+            places += place
             for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
                 if number != 0 and float(number).is_integer():
                     volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
@@ -327,11 +340,12 @@ def _refuse_soft_edges(case: Case, mask: NDArray[Any]) -> None:
         )
 
 
-def _mask_of(case: Case) -> tuple[NDArray[np.generic], float]:
+def _mask_of(case: Case) -> tuple[NDArray[np.generic], float, list[Place]]:
+    """Read the mask of a case; return it with the volume of a voxel in ml, and the place of its labels if it is a volume."""
     if case.mask is None:
-        return np.zeros(0, np.uint8), 0.0
+        return np.zeros(0, np.uint8), 0.0, []
     if len(case.mask.names) > 1 or names_in_mask(case.mask.paths[0]):  # its values differ between files
-        return np.zeros(0, np.uint8), 0.0
+        return np.zeros(0, np.uint8), 0.0, []
     scan = read_label_scan(case.mask.paths[0], case=case.name, part=case.mask.part)
     if len(scan.array) != 1:
         raise DataError(
@@ -348,4 +362,5 @@ def _mask_of(case: Case) -> tuple[NDArray[np.generic], float]:
             found=", ".join(f"{v:.4g}" for v in broken[:5]),
             remedy="save it without rescaling or interpolation",
         )
-    return mask, scan.grid.voxel_ml
+    place = None if scan.source.kind == "raster" else place_of(mask, scan.affine)
+    return mask, scan.grid.voxel_ml, [place] if place else []

@@ -26,6 +26,7 @@ from medhybrid.draft.label_maps import without_label_maps
 from medhybrid.draft.named_labels import labels_by_name
 from medhybrid.draft.pair_table import table_of_pairs, unique_names
 from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
+from medhybrid.draft.places import do_places_vary
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.series import series_folders
@@ -230,6 +231,7 @@ def _draft(
         median_spacing_mm=samples.median_spacing_mm,
         median_shape=samples.median_shape,
         masks=_masks_of(listed),
+        is_anywhere=do_places_vary(samples.places),
     )
 
 

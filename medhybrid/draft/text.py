@@ -59,9 +59,21 @@ def config_text(draft: Draft, root: Path, *, minutes: float | None = None) -> st
         lines.append(f"  splits: {_text(draft.splits)}  # the folds of the dataset")
     if draft.is_colour and not side_pairs({label.name: 1 for label in draft.labels}):
         lines += ["", "prepare:", "  mirror_axes: [0, 1]  # colour images have no fixed top; [0] where yours do"]
+    lines += _augmentation(draft)
     if minutes is not None:
         lines += ["", "training:", f"  max_minutes: {minutes:g}  # the plan uses this time"]
     return "\n".join(lines) + "\n"
+
+
+def _augmentation(draft: Draft) -> list[str]:
+    """Return the settings of augmentation for lesions."""
+    if not draft.is_anywhere:
+        return []
+    return [
+        "",
+        "augment:",
+        "  paste_probability: 0.5  # the labels lie at other places in each case: those of one are pasted into another",
+    ]
 
 
 def _facts(draft: Draft) -> list[str]:
