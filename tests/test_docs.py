@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 from typer.main import get_command
@@ -32,6 +33,7 @@ def maker_of(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -50,6 +52,24 @@ def test_generated_pages_are_current(name: str) -> None:
     module = maker_of(name)
 
     assert (DOCS / "reference" / page).read_text() == module.page(), f"run python docs/make_{name}.py"
+
+
+def test_a_recorded_session_is_what_the_commands_print_in_80_columns(tmp_path: Path) -> None:
+    module = maker_of("terminal")
+
+    lines = module.record(["echo 'a < b & c'", f"printf '%s' {'x' * 170}"], tmp_path)
+    picture = ElementTree.fromstring(module.svg_of([*lines, *[module.Line(9.0, f"row {i}") for i in range(40)]]))
+
+    shown = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert shown[:2] == ["$ echo 'a < b & c'", "a < b & c"]
+    assert [len(t or "") for t in shown[2:8]] == [80, 80, 24, 80, 80, 10]
+    assert shown[8:] == [f"row {i}" for i in range(40)]
+    assert [line.seconds for line in lines] == sorted(line.seconds for line in lines)
+
+
+def test_a_session_with_a_failed_command_is_not_recorded(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no-such-file"):
+        maker_of("terminal").record(["cat no-such-file"], tmp_path)
 
 
 def test_every_command_is_documented() -> None:

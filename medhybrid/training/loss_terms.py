@@ -13,6 +13,7 @@ from torch import Tensor
 from medhybrid.config import TrainingConfig
 from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.networks.regions import RegionScores
+from medhybrid.training.softmax_sums import softmax_sums
 from medhybrid.training.team import ALONE, Team
 
 SMOOTH_VOXELS = 1.0
@@ -97,6 +98,11 @@ class LossRule:
     gamma: float = 2.0
     weights: Tensor | None = None
 
+    @property
+    def allows_sums(self) -> bool:
+        """Return whether `softmax_sums` has all that the terms need."""
+        return self.overlap is not None and self.voxel in (None, "cross_entropy") and self.weights is None
+
     @classmethod
     def of(
         cls, config: TrainingConfig, weights: Mapping[str, float] | None = None, device: torch.device | None = None
@@ -132,7 +138,8 @@ def label_terms(
 
     Parameters
     ----------
-    logits : (B, K, X, Y, Z) float32 Tensor
+    logits : (B, K, X, Y, Z) Tensor
+        The terms are computed in float32.
     target : (B, X, Y, Z) int64 Tensor
     has_unknown : bool
         Whether the target may have voxels of unknown label (`UNKNOWN`), which are left out of each term.
@@ -143,6 +150,9 @@ def label_terms(
     ----------
     Marginal loss: Shi et al. (2021), doi:10.1016/j.media.2021.101979.
     """
+    if annotated is None and rule.allows_sums and logits.device.type == "cpu" and logits.shape[1] > MANY_CLASSES:
+        return _terms_of_sums(logits, target, rule, team)
+    logits = logits.float()
     terms: dict[str, Tensor] = {}
     if rule.voxel is not None:
         merged = logits if annotated is None else _merge_missing(logits, annotated)
@@ -155,6 +165,17 @@ def label_terms(
             probabilities, target, rule.overlap, team, annotated=annotated
         )
     return terms
+
+
+def _terms_of_sums(logits: Tensor, target: Tensor, rule: LossRule, team: Team) -> dict[str, Tensor]:
+    """Return the terms of many labels from sums over blocks of voxels, which is several times as fast on a CPU."""
+    assert rule.overlap is not None
+    entropy, common, volume = softmax_sums(logits, target)
+    known = target[target != UNKNOWN]
+    counts = torch.bincount(known, minlength=logits.shape[1])
+    terms = {} if rule.voxel is None else {rule.voxel: team.total(entropy / team.total(counts.sum()).clamp_min(1))}
+    sums = torch.stack([common, rule.overlap.alpha * volume + rule.overlap.beta * counts], dim=1)[1:]
+    return terms | {f"{rule.overlap.name}_loss": rule.overlap.losses(*team.total(sums).unbind(1)).mean()}
 
 
 def _merge_missing(logits: Tensor, annotated: Tensor) -> Tensor:
@@ -284,12 +305,14 @@ def region_terms(
 
     Parameters
     ----------
-    logits : (B, R, X, Y, Z) float32 Tensor
+    logits : (B, R, X, Y, Z) Tensor
+        The terms are computed in float32.
     target : (B, X, Y, Z) int64 Tensor
         Classes; voxels of unknown label (`UNKNOWN`) are left out.
     annotated : (B, R) bool Tensor, optional
         Whether each sample has each region; all by default.
     """
+    logits = logits.float()
     known = (target != UNKNOWN)[:, None]  # (B, 1, X, Y, Z)
     has = None if annotated is None else annotated[..., None, None, None]  # (B, R, 1, 1, 1)
     counted = known if has is None else known & has

@@ -98,10 +98,10 @@ def compute_region_loss(
 
 def sum_of_sizes(terms: Terms, logits: Logits, target: Tensor, auxiliary_weight: float) -> LossTerms:
     """Return the sum of the terms at full size and, weighted, of those at the auxiliary size."""
-    found = terms(logits.full.float(), target)
+    found = terms(logits.full, target)
     auxiliary = torch.zeros((), device=target.device)
     if auxiliary_weight > 0:
-        small = logits.auxiliary.float()
+        small = logits.auxiliary
         coarse = F.interpolate(target[:, None].float(), size=small.shape[2:], mode="nearest")[:, 0].long()
         auxiliary = reduce(add, terms(small, coarse).values())
     total = reduce(add, found.values()) + auxiliary_weight * auxiliary

@@ -94,7 +94,8 @@ class OwnLoss:
 
         Parameters
         ----------
-        logits : (B, K, X, Y, Z) float32 Tensor
+        logits : (B, K, X, Y, Z) Tensor
+            The function gets them in float32.
         target : (B, X, Y, Z) int64 Tensor
             Classes, and `UNKNOWN`.
 
@@ -105,7 +106,7 @@ class OwnLoss:
         """
         known = target != UNKNOWN
         wanted = torch.where(known, target, 0) if regions is None else regions.targets(target)
-        value = self.function(logits, wanted, known)
+        value = self.function(logits.float(), wanted, known)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             gradient = ", without a gradient" if isinstance(value, Tensor) and not value.requires_grad else ""

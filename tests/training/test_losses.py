@@ -19,6 +19,7 @@ from medhybrid.config import TrainingConfig
 from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.networks import Logits
 from medhybrid.networks.regions import RegionScores
+from medhybrid.training import loss_terms, softmax_sums
 from medhybrid.training.loss_terms import DICE, LossRule, label_terms, overlap_loss, region_terms, tversky
 from medhybrid.training.losses import compute_loss, compute_region_loss
 from tests.golden.make_golden import TERMS, example
@@ -93,6 +94,31 @@ def test_unknown_voxels_are_left_out_of_every_loss(loss: str) -> None:
     assert logits.grad is not None
     assert not logits.grad[:, :, 3:].any()
     assert logits.grad[:, :, :3].any()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_last", [True, False])
+@pytest.mark.parametrize("n_unknown", [0, 40, 120])
+def test_many_labels_have_the_gradient_of_the_plain_loss(
+    n_unknown: int, is_last: bool, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sums of many labels are computed in blocks, here of 50 voxels of 120."""
+    monkeypatch.setattr(softmax_sums, "BLOCK", 50)
+    logits, target = batch(20)
+    logits = logits.to(precision).contiguous(
+        memory_format=torch.channels_last_3d if is_last else torch.contiguous_format
+    )
+    target.view(-1)[:n_unknown] = UNKNOWN
+    found = []
+    for n_many in (loss_terms.MANY_CLASSES, 1000):
+        monkeypatch.setattr(loss_terms, "MANY_CLASSES", n_many)
+        given = logits.clone().requires_grad_()
+        terms = label_terms(given, target, rule("tversky_ce"), has_unknown=True)
+        (gradient,) = torch.autograd.grad(2.0 * terms["cross_entropy"] + terms["tversky_loss"], given)
+        found.append((*terms.values(), gradient.float()))
+
+    for many, plain in zip(*found, strict=True):
+        torch.testing.assert_close(many, plain, atol=1e-6 if precision == torch.float32 else 1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
