@@ -37,7 +37,7 @@ class _SoftmaxSums(torch.autograd.Function):
         return entropy.float(), common.float(), volume.float()
 
     @staticmethod
-    def backward(ctx: Any, of_entropy: Tensor, of_common: Tensor, of_volume: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, of_entropy: Tensor, of_common: Tensor, of_volume: Tensor) -> tuple[Tensor, None]:
         logits, target = ctx.saved_tensors
         rows, classes = _rows_of(logits), target.flatten()
         gradient = torch.empty_like(rows)
