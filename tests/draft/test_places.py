@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
 from medhybrid.draft.places import Place, do_places_vary, place_of
+from medhybrid.draft.text import config_text
 from medhybrid.steps.init import init_study
 from tests.synthetic import AFFINE, save_nifti
 
@@ -43,6 +46,29 @@ def test_pasting_is_drafted_for_labels_that_lie_anywhere(
     made = init_study(tmp_path / "d", tmp_path / "study.yaml")
 
     assert made.config.augment.paste_probability == (0.5 if is_pasted else 0)
+
+
+@pytest.mark.parametrize(
+    ("n_cases", "modality", "is_strong"), [(99, "MR", True), (100, "MR", False), (20, "CT", False)]
+)
+def test_few_mr_scans_get_stronger_changes_of_intensity(n_cases: int, modality: str, is_strong: bool) -> None:
+    draft = Draft(
+        name="study",
+        root=Path("data"),
+        layout="nnunet",
+        source="files",
+        channels=(DraftChannel("image", modality, "its name"),),
+        labels=(DraftLabel("organ", (1,)),),
+        cases=tuple(f"c{i}" for i in range(n_cases)),
+        n_sampled=12,
+        subject_pattern=None,
+        subject_reason="names",
+    )
+
+    augment = yaml.safe_load(config_text(draft, Path("data"))).get("augment", {})
+
+    assert augment.get("contrast") == (0.5 if is_strong else None)
+    assert augment.get("paste_probability") is None
 
 
 def test_a_place_is_relative_to_the_scan_and_along_the_axes_of_the_patient() -> None:
