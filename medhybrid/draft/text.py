@@ -73,7 +73,9 @@ def _augmentation(draft: Draft) -> list[str]:
     """Return the settings of augmentation for few MR scans, and for lesions."""
     lines = []
     if draft.n_cases < FEW_CASES and all(c.modality == "MR" for c in draft.channels):
-        lines.append(f"  # {draft.n_cases} MR scans: few of the contrasts of other scanners, so that these are imitated")
+        lines.append(
+            f"  # {draft.n_cases} MR scans: few of the contrasts of other scanners, so that these are imitated"
+        )
         lines += [f"  {name}: {value:g}" for name, value in FOR_FEW_CASES.items()]
     if draft.is_anywhere:
         what = "the labels lie at other places in each case: those of one are pasted into another"

@@ -71,7 +71,8 @@ def evaluate(
     Parameters
     ----------
     references, predictions : path
-        Folders of masks with the same file names (`predictions` may be the output folder of predict).
+        Folders of masks with the same file names (`predictions` may be the output folder of predict). A reference may be a
+        folder with a file for each label: `references/case1/liver.nii.gz`, also in the only folder in `case1`.
     labels : mapping
         Label names and values.
     regions : mapping, optional
@@ -111,6 +112,8 @@ def evaluate(
     cases = None if cases is None else [_nfc(case) for case in cases]
     _check_annotated(annotated, structures)
     rules = replace(rules or SegmentRules(labels), other_values=other_values)
+    if other_values == "ignore":
+        rules = replace(rules, other_segments="ignore")
     options = _Options(structures, rules, tolerance_mm, ignore_value, max_gap_mm)
     for folder in (Path(references), Path(predictions)):
         if not folder.is_dir():
@@ -119,7 +122,7 @@ def evaluate(
     if place.resolve() == Path(references).resolve():
         raise DataError(f"{printable_path(place)} is scored against itself", remedy="give the folder of the references")
     predicted, doubled = list_masks(place)
-    known, doubled_references = list_masks(Path(references))
+    known, doubled_references = list_masks(Path(references), labels=labels)
     doubled |= doubled_references
     if renamed := by_predictions(known, predicted):
         known = renamed

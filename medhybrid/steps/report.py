@@ -101,7 +101,7 @@ def report(
     elif absent := [p.case for p in predictions if p.status == "done" and p.case not in found.items]:
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
         reporter.message(f"no images, since their scans were not found: {', '.join(absent[:5])}{more}")
-    known, doubled = ({}, {}) if references is None else list_masks(Path(references))
+    known, doubled = ({}, {}) if references is None else list_masks(Path(references), labels=record.labels)
     known = by_predictions(known, {unicodedata.normalize("NFC", p.case): folder for p in predictions}) or known
     for message in doubled.values():
         reporter.message(f"{message}: neither is used")

@@ -75,6 +75,27 @@ def test_references_with_and_without_a_word_for_masks_are_found(tmp_path: Path) 
     assert {s.case: s.dice for s in result.scores} == {"a": 1.0, "b": 1.0}
 
 
+@pytest.mark.parametrize("place", ["", "segmentations"])
+def test_a_reference_may_be_a_folder_with_a_file_for_each_label(place: str, tmp_path: Path) -> None:
+    for i in range(2):
+        _, mask = blob_case(i)
+        save_nifti(tmp_path / "whole" / f"c{i}.nii.gz", mask)
+        save_nifti(tmp_path / "prediction" / f"c{i}.nii.gz", np.roll(mask, 1, axis=0))
+        for name, value in LABELS.items():
+            if i == 0 or name == "left":  # a label that a case does not have has no file
+                file = tmp_path / "reference" / f"c{i}" / place / f"{name.upper()}.nii.gz"
+                save_nifti(file, (mask == value).astype(np.uint8))
+        save_nifti(tmp_path / "reference" / f"c{i}" / place / "other.nii.gz", mask)
+    given = {"labels": LABELS, "other_values": "ignore"}
+
+    found = medhybrid.evaluate(tmp_path / "reference", tmp_path / "prediction", **given)  # type: ignore[arg-type]
+    expected = medhybrid.evaluate(tmp_path / "whole", tmp_path / "prediction", **given)  # type: ignore[arg-type]
+
+    assert found.problems == {}
+    assert found.scores[:2] == expected.scores[:2]
+    assert {s.label: s.reference_ml for s in found.scores[2:]}[list(LABELS)[1]] == 0
+
+
 def test_image_files_are_references_of_predictions_on_their_pixels(tmp_path: Path) -> None:
     mask = np.zeros((6, 9), np.uint8)  # (Y, X)
     mask[1:4, 2:7] = 255
@@ -149,9 +170,6 @@ def write_pairs(folder: Path, names: str) -> None:
     for part in ("references", "predictions"):
         for name in names:
             save_nifti(folder / part / f"{name}.nii.gz", mask)
-
-
-LABELS = {"left": 1, "right": 4}
 
 
 def test_an_invalid_prediction_counts_as_empty(tmp_path: Path) -> None:
