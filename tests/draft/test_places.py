@@ -49,9 +49,11 @@ def test_pasting_is_drafted_for_labels_that_lie_anywhere(
 
 
 @pytest.mark.parametrize(
-    ("n_cases", "modality", "is_strong"), [(99, "MR", True), (100, "MR", False), (20, "CT", False)]
+    ("is_anywhere", "modality", "expected"), [(True, "MR", (0.5, 0.5)), (True, "CT", (None, 0.5)), (False, "MR", ())]
 )
-def test_few_mr_scans_get_stronger_changes_of_intensity(n_cases: int, modality: str, is_strong: bool) -> None:
+def test_lesions_in_mr_get_stronger_changes_of_intensity(
+    is_anywhere: bool, modality: str, expected: tuple[float | None, ...]
+) -> None:
     draft = Draft(
         name="study",
         root=Path("data"),
@@ -59,16 +61,16 @@ def test_few_mr_scans_get_stronger_changes_of_intensity(n_cases: int, modality: 
         source="files",
         channels=(DraftChannel("image", modality, "its name"),),
         labels=(DraftLabel("organ", (1,)),),
-        cases=tuple(f"c{i}" for i in range(n_cases)),
-        n_sampled=12,
+        cases=("a", "b"),
+        n_sampled=2,
         subject_pattern=None,
         subject_reason="names",
+        is_anywhere=is_anywhere,
     )
 
-    augment = yaml.safe_load(config_text(draft, Path("data"))).get("augment", {})
+    augment = yaml.safe_load(config_text(draft, Path("data"))).get("augment")
 
-    assert augment.get("contrast") == (0.5 if is_strong else None)
-    assert augment.get("paste_probability") is None
+    assert (() if augment is None else (augment.get("contrast"), augment.get("paste_probability"))) == expected
 
 
 def test_a_place_is_relative_to_the_scan_and_along_the_axes_of_the_patient() -> None:
