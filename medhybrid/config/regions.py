@@ -9,7 +9,7 @@ def classes_of(regions: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """Return a class for each value of some regions.
 
     A value that is in one region alone, or in the innermost of several, has the name of this region. The part of a region
-    outside the inner ones is `NAME_rest`. If no region tells two values apart, their names have numbers.
+    outside the inner ones is `NAME_rest`. If two values are in the same regions, their names have numbers.
     """
     values = sorted({v for found in regions.values() for v in found})
     sizes = {n: len(set(found)) for n, found in regions.items()}

@@ -27,7 +27,7 @@ def keep_annotated(
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Set labels that a case does not have to 0, and return their names if the mask has voxels of them.
 
-    Values of regions stay: they tell the regions that the case has.
+    Values of regions stay: they show which regions the case has.
 
     Parameters
     ----------

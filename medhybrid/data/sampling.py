@@ -54,7 +54,7 @@ class PatchSampler:
     places : sequence of int, optional
         Positions in the batch that are read, by default all: with several processes, each reads a part.
     structures : sequence of str
-        Labels or regions of the plan, to tell which of them a partly labelled case has.
+        Labels or regions of the plan, of which a partly labelled case has some.
     """
 
     def __init__(

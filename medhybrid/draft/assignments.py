@@ -65,7 +65,7 @@ class Assignments:
     subjects, parts, folds : dict
         Subject; `train`, `validation` or `test`; number of the fold in which the case validates.
     remarks : list of str
-        What is used, and what is not, with the reason.
+        Uses and omissions, each with the reason.
     """
 
     subjects: dict[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Assignments:
 def find_assignments(root: Path, cases: Mapping[str, Iterable[str]]) -> Assignments:
     """Find the subjects, parts and folds of all cases in the tables and lists of names of a folder.
 
-    What is given for some cases only is not used. The first table or set of lists that gives a value counts.
+    Values that only some cases have are not used. The first table or set of lists that gives a value counts.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ class PairTable:
     optional : frozenset of str
         Channels that some cases lack.
     subject_reason : str
-        What tells the subjects.
+        Origin of the subjects.
     """
 
     lines: list[list[str]]
@@ -200,7 +200,7 @@ def _subjects(pairs: Pairs, names: Sequence[str], tests: Sequence[str]) -> tuple
 def _named_by_part(
     subjects: Sequence[str], cases: Sequence[str], parts: Mapping[str, str], given: Assignments
 ) -> list[str]:
-    """Return the subjects with the word of their part, if folders tell it: numbers may start again in each part."""
+    """Return the subjects with the word of their part, if folders name it: numbers may start again in each part."""
     if given.subjects or given.parts:
         return list(subjects)
     return [f"{parts[c]}_{s}".strip("_") for c, s in zip(cases, subjects, strict=True)]

@@ -52,7 +52,7 @@ class ChannelValues:
 
 @dataclass(frozen=True, slots=True)
 class SampledImage:
-    """Image of one case: values of its channels, and what its first file says.
+    """Image of one case: values of its channels, and facts in the header of its first file.
 
     Attributes
     ----------

@@ -75,7 +75,7 @@ class FolderRecord(BaseModel):
 
     @property
     def structures(self) -> dict[str, int | tuple[int, ...]]:
-        """Return what is scored: regions with the values of all their voxels, otherwise each label with its value."""
+        """Return the scored structures: regions with the values of all their voxels, otherwise each label with its value."""
         return {**self.regions} if self.regions else {**self.labels}
 
 

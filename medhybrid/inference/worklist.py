@@ -85,7 +85,7 @@ class WorkItem:
 
     @property
     def is_burned_in(self) -> bool:
-        """Whether a header says that text is burned into the pixels."""
+        """Whether a header states that text is burned into the pixels."""
         return any(e.is_burned_in for e in self.entries if e is not None)
 
     def read(self, channels: Sequence[str], options: ScansConfig | None = None) -> Scan:

@@ -39,7 +39,7 @@ from medhybrid.planning.rates import Rates
 
 RESOLUTION = 0.25
 STEPS, FIRST_STEPS = 1.0, 60.0
-CONTEXT = 0.04
+CONTEXT = 0.09
 SCAN = 0.004
 NETWORK: dict[Preset, float] = {"S": 0.0, "M": -0.006, "L": -0.010, "XL": -0.013}
 

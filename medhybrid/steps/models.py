@@ -1,4 +1,4 @@
-"""`medhybrid models`: what the models in some folders need and give, for people and programs."""
+"""`medhybrid models`: inputs and outputs of the models in some folders, for people and programs."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def make_app(jobs: Jobs, listed: dict[str, ListedModel], *, token: str = "") -> 
 
     @app.get("/models", dependencies=needs_token, responses={401: refusals[401]})
     def models() -> dict[str, ListedModel]:
-        """Return what each model needs (channels) and gives (labels)."""
+        """Return the channels and the labels of each model."""
         return listed
 
     @app.post("/jobs", status_code=202, dependencies=needs_token, responses=refusals)

@@ -299,7 +299,7 @@ def region_terms(
     *,
     annotated: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return the terms of regions, by name: each region is told from its outside by a sigmoid.
+    """Return the terms of regions, by name: a sigmoid separates each region from its outside.
 
     A region that a sample does not have is left out for this sample.
 

@@ -1,4 +1,4 @@
-"""Objectives: what a training optimises, and how it validates."""
+"""Objectives of a training: its loss, and its validation."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Validation:
 
     @property
     def basis(self) -> str:
-        """Return what Dice was measured on, if not on whole masks; empty otherwise."""
+        """Return the voxels that Dice was measured on as text; empty for whole masks."""
         if self.known_share >= 1:
             return ""
         return f"Dice on labelled voxels only ({self.known_share:.2%} of the voxels)"

@@ -93,7 +93,7 @@ class ReportInfo:
 
     @property
     def measured(self) -> dict[str, tuple[int, ...]]:
-        """Return what is measured: the regions, and the labels that are not regions, with their values."""
+        """Return the measured structures: the regions, and the labels that are not regions, with their values."""
         regions = {n: tuple(values) for n, values in self.regions.items()}
         return regions | {n: (value,) for n, value in self.labels.items() if n not in regions}
 

@@ -1,4 +1,4 @@
-"""Series whose UIDs say nothing, as some anonymisers and scanners write them.
+"""Series with useless UIDs, as some anonymisers and scanners write them.
 
 One SeriesInstanceUID may be that of several series, such as a placeholder; each slice may have another one; and so may the
 StudyInstanceUID, the FrameOfReferenceUID and the SOPInstanceUID. What else the headers say then decides.
