@@ -81,13 +81,13 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
 def assign_more_images(
     masks: Words, images: Words, shared: set[str], found: Mapping[Path, dict[str, Path]]
 ) -> dict[Path, dict[str, Path]]:
-    """Return `found`, or an assignment with more images without the words that all masks have, but only some of the images.
+    """Return `found`, or an assignment with more images without the sequences that all masks name, but only some of the images.
 
     An example is `P1/CT/CT.nii` beside `P1/PET/PET.nii` and `P1/PET/PET_seg.nii`: the mask is in the folder of a sequence.
     """
     of_masks = set.intersection(*(set(key) for key in masks.values())) - shared
     of_images = {w for key in images.values() for w in key}
-    kinds = {w for w in of_masks & of_images if not w.isdecimal()}
+    kinds = {w for w in of_masks & of_images if names_sequence(w)}
     if not kinds:
         return dict(found)
     more = assign_images({m: [w for w in key if w not in kinds] for m, key in masks.items()}, images, shared)

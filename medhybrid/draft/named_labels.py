@@ -23,11 +23,9 @@ MIN_SHARED = 0.9
 MAX_MEASURED = 2
 """Number of cases in which masks with a file for each label are measured."""
 
-MIN_DICE, MIN_OUTSIDE = 0.6, 0.01
-"""Least Dice of two masks of the same label, and least share of each that is outside the other, unlike in nested labels."""
-
-SAME_DICE = 0.98
-"""Masks of the same label may also differ less than this."""
+ALIKE = ((0.6, 0.05), (0.9, 0.01), (0.98, 0.0))
+"""Least Dice of two masks of the same label, with the least share of the smaller one that is outside the other, unlike in
+nested labels."""
 
 MAX_OBSERVERS = 8
 """Masks of more files are not compared: these are labels."""
@@ -94,8 +92,8 @@ def _masks_alike(masks: Mapping[str, NDArray[np.bool_]]) -> dict[tuple[str, str]
         if one.shape != other.shape:
             continue
         volumes, common = (int(one.sum()), int(other.sum())), int((one & other).sum())
-        dice = 2 * common / sum(volumes)
-        if dice >= SAME_DICE or (dice >= MIN_DICE and common <= (1 - MIN_OUTSIDE) * min(volumes)):
+        dice, outside = 2 * common / sum(volumes), 1 - common / min(volumes)
+        if any(dice >= least and outside >= share for least, share in ALIKE):
             found[a, b] = dice
     return found
 

@@ -88,6 +88,18 @@ def test_sequences_in_folders_are_channels_though_the_mask_is_in_one_of_them(tmp
     assert (draft.n_cases, [c.name for c in draft.channels]) == (4, ["CT", "PET"])
 
 
+def test_images_of_a_visit_without_masks_are_no_channels(tmp_path: Path) -> None:
+    for i in range(4):
+        for j, visit in enumerate(("v1", "v2")):
+            save_nifti(tmp_path / "d" / f"P{i}_{visit}_T1.nii.gz", blob_case(2 * i + j, SHAPE)[0])
+        save_nifti(tmp_path / "d" / f"P{i}_v1_T1_seg.nii.gz", blob_case(2 * i, SHAPE)[1])
+
+    draft = draft_of(tmp_path / "d")
+
+    assert (draft.n_cases, len(draft.channels)) == (4, 1)
+    assert any("4 images without a mask" in r for r in draft.remarks)
+
+
 def test_other_folders_beside_imagestr_are_named(tmp_path: Path) -> None:
     write_nnunet(tmp_path / "d", {"0": "CT"}, {"background": 0, "a": 1, "b": 4})
     for folder in ("imagesVa", "labelsVa", "imagesTs"):

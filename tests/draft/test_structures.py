@@ -175,12 +175,15 @@ def test_masks_that_are_nearly_equal_are_of_observers(names: tuple[str, str], sh
         init_study(tmp_path / "d", tmp_path / "study.yaml")
 
 
-def test_a_label_in_another_is_no_mask_of_an_observer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_rough", [False, True])
+def test_a_label_in_another_is_no_mask_of_an_observer(is_rough: bool, tmp_path: Path) -> None:
+    """Both may be drawn by hand, so that a few voxels of the inner one are outside."""
     for i in range(4):
         wall = np.zeros((12, 10, 8), np.uint8)
         wall[3:9, 2:8, 2:6] = 1
         lumen = wall.copy()
-        lumen[3] = 0
+        lumen[3:5] = 0
+        lumen[6, 8, 2:4] = is_rough
         save_nifti(tmp_path / "d" / f"P{i}/t1.nii.gz", blob_case(i, wall.shape)[0])
         for name, mask in (("vessel", wall), ("lumen", lumen)):
             save_nifti(tmp_path / "d" / f"P{i}/masks/{name}.nii.gz", mask)
