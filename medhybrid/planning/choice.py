@@ -4,8 +4,8 @@ The expected loss of a candidate is the sum of
 
 resolution  `RESOLUTION` times, for each axis, the coarsening in mm divided by the mean thickness of the labels along it
 steps       `STEPS` / sqrt(number of steps) + `FIRST_STEPS` / number of steps: a training that is too short
-context     `CONTEXT` times the negative logarithm of the share of the labels' extent that a patch covers, and `SCAN` times that
-            of the scan
+context     the negative logarithm of the share that a patch covers: of the largest structure times `STRUCTURE`, of the extent
+            of all labels times `LABELS`, and of the scan times `SCAN`
 network     `NETWORK`, the gain of a larger network
 
 The constants were chosen on trials with other datasets than those they were judged on (docs/explanation/planning-rules.md).
@@ -39,8 +39,7 @@ from medhybrid.planning.rates import Rates
 
 RESOLUTION = 0.25
 STEPS, FIRST_STEPS = 1.0, 60.0
-CONTEXT = 0.09
-SCAN = 0.004
+STRUCTURE, LABELS, SCAN = 0.08, 0.04, 0.004
 NETWORK: dict[Preset, float] = {"S": 0.0, "M": -0.006, "L": -0.010, "XL": -0.013}
 
 UNKNOWN_THICKNESS = 0.1
@@ -89,8 +88,25 @@ class Sizes:
 
         A patch that a structure fills shows no tissue to compare it with.
         """
-        x, y, z = (np.maximum(self.labels_mm, self.large_mm or (0.0, 0.0, 0.0)) * MARGIN).tolist()
+        x, y, z = (np.maximum(self.labels_mm, self._structure_mm) * MARGIN).tolist()
         return x, y, z
+
+    @property
+    def _structure_mm(self) -> Spacing:
+        return self.large_mm or (0.0, 0.0, 0.0)
+
+    def context_loss(self, extent_mm: np.ndarray) -> float:
+        """Return the expected loss of Dice by a patch (extent (3,) in mm) that does not cover structures, labels and scan."""
+        weights = (
+            (STRUCTURE, self._structure_mm, MARGIN),
+            (LABELS, self.labels_mm, MARGIN),
+            (SCAN, self.extent_mm, 1.0),
+        )
+        return sum(-w * math.log(coverage_of(extent_mm, self._inside(mm, margin))) for w, mm, margin in weights)
+
+    def _inside(self, wanted_mm: Spacing, margin: float) -> np.ndarray:
+        """Return an extent (3,) in mm with a margin, from one voxel to the whole scan."""
+        return np.clip(np.array(wanted_mm) * margin, self.spacing_mm, np.maximum(self.extent_mm, self.spacing_mm))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +214,7 @@ def _candidate(
     losses = {
         "resolution": _resolution_loss(sizes, spacing),
         "steps": steps_loss(steps),
-        "context": -CONTEXT * math.log(coverage_of(patch, target)) - SCAN * math.log(coverage_of(patch, whole)),
+        "context": sizes.context_loss(np.array(patch) * np.array(spacing)),
         "network": NETWORK[preset],
     }
     return Candidate(

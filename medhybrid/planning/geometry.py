@@ -126,6 +126,6 @@ def fit_patch(size: np.ndarray, total: np.ndarray) -> Triple:
     return x, y, z
 
 
-def coverage_of(patch: Triple, target: np.ndarray) -> float:
-    """Return the share of the target size that a patch covers."""
-    return float(np.prod(np.minimum(1.0, np.array(patch) / np.maximum(target, 1.0))))
+def coverage_of(extent_mm: np.ndarray, wanted_mm: np.ndarray) -> float:
+    """Return the share of a wanted extent (3,) in mm that an extent (3,) covers."""
+    return float(np.prod(np.minimum(1.0, extent_mm / wanted_mm)))
