@@ -291,6 +291,15 @@ def test_a_patch_shows_a_large_structure_with_a_margin() -> None:
     assert (fields[1] >= [100, 130, 80]).all()
 
 
+def test_labels_all_over_a_body_do_not_coarsen_the_grid_as_a_single_structure_does() -> None:
+    body = fingerprint((512, 512, 1000), (0.9, 0.9, 0.9), labels_mm=(350, 250, 800), thickness_mm=25)
+    organs, one = (body.model_copy(update={"large_labels_mm": mm}) for mm in ((60, 60, 60), (350, 250, 800)))
+
+    spacings = [min(make_plan(config(), f, minutes(60), rates=SLOW).spacing_mm) for f in (organs, one)]
+
+    assert spacings[0] < spacings[1]
+
+
 def test_saving_and_loading_is_identity(tmp_path: Path) -> None:
     plan = make_plan(config(), fingerprint((64, 64, 64), (1, 1, 3)), minutes(10), rates=SLOW)
 
