@@ -38,8 +38,8 @@ from medhybrid.planning.geometry import (
 from medhybrid.planning.rates import Rates
 
 RESOLUTION = 0.25
-STEPS, FIRST_STEPS = 1.0, 60.0
-STRUCTURE, LABELS, SCAN = 0.08, 0.04, 0.004
+STEPS, FIRST_STEPS = 1.0, 90.0
+STRUCTURE, LABELS, SCAN = 0.04, 0.04, 0.004
 NETWORK: dict[Preset, float] = {"S": 0.0, "M": -0.006, "L": -0.010, "XL": -0.013}
 
 UNKNOWN_THICKNESS = 0.1

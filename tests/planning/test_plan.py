@@ -284,7 +284,7 @@ def test_a_patch_shows_a_large_structure_with_a_margin() -> None:
     small = fingerprint((200, 240, 140), (1, 1, 1), labels_mm=(60, 60, 60), thickness_mm=25)
     large = small.model_copy(update={"large_labels_mm": (100, 130, 80)})
 
-    plans = [make_plan(config(), f, minutes(20), rates=SLOW) for f in (small, large)]
+    plans = [make_plan(config(), f, minutes(60), rates=SLOW) for f in (small, large)]
 
     fields = [np.array(p.patch_size) * p.spacing_mm for p in plans]
     assert (fields[0] >= 60).all()
