@@ -8,7 +8,7 @@ context     the negative logarithm of the share that a patch covers: of the larg
             of all labels times `LABELS`, and of the scan times `SCAN`
 network     `NETWORK`, the gain of a larger network
 
-The constants were chosen on trials with other datasets than those they were judged on (docs/explanation/planning-rules.md).
+The trials that the constants were chosen on are in docs/explanation/planning-rules.md.
 """
 
 from __future__ import annotations
