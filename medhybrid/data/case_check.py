@@ -173,10 +173,11 @@ def check_case(task: CheckTask) -> CaseCheck:
             if others:
                 findings.append(_not_annotated(case.name, others))
         if all(f.severity != "error" for f in findings):
-            values_hash = hash_values(image.array)
             turn = turn_to_ras(image.affine)
+            turned = turn.apply(image.array)
+            values_hash = hash_values(turned)
             fingerprint = fingerprint_case(
-                turn.apply(image.array),
+                turned,
                 turn.apply(measured),
                 turn.grid(image.grid).spacing_mm,
                 image.grid.voxel_ml,

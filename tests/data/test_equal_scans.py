@@ -14,7 +14,7 @@ from medhybrid.data.equal_scans import equal_scans, hash_values, join_subjects
 from medhybrid.data.layouts import Case
 from medhybrid.steps.init import init_study
 from medhybrid.steps.preprocess import preprocess
-from tests.synthetic import blob_case, save_nifti
+from tests.synthetic import AFFINE, blob_case, save_nifti
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -22,14 +22,16 @@ SHAPE = (12, 10, 8)
 
 
 def write_copies(root: Path, name: str) -> None:
-    """Write five cases, and a copy of the third one with another affine and type of values."""
+    """Write five cases, and a copy of the third one with another type of values and its first axis stored backwards."""
     for i in range(5):
         image, labels = blob_case(i, SHAPE)
         save_nifti(root / f"images/00{i}.nii.gz", image)
         save_nifti(root / f"labels/00{i}.nii.gz", labels)
         if i == 2:
-            save_nifti(root / f"images/{name}.nii.gz", image.astype(np.float64))
-            save_nifti(root / f"labels/{name}.nii.gz", labels)
+            backwards = AFFINE @ np.diag([-1.0, 1.0, 1.0, 1.0])
+            backwards[:3, 3] += AFFINE[:3, 0] * (SHAPE[0] - 1)
+            save_nifti(root / f"images/{name}.nii.gz", image[::-1].astype(np.float64), backwards)
+            save_nifti(root / f"labels/{name}.nii.gz", labels[::-1], backwards)
 
 
 @pytest.mark.parametrize("name", ["002(1)", "backup_of_two", "x9"])
