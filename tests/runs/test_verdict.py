@@ -26,9 +26,9 @@ def test_one_step_with_a_low_dice_has_failed(tmp_path: Path) -> None:
     assert verdict is not None
     assert verdict.lines == (
         "The training failed: mean Dice 0.05.",
-        "  - too few steps for this plan: 1 of about 600",
+        "  - too few steps for this plan: 1 of about 800",
         "  - the confidence is not calibrated: every mask of this model needs review",
-        f"next: medhybrid train --resume --run {tmp_path / 'run'} training.iterations=+599",
+        f"next: medhybrid train --resume --run {tmp_path / 'run'} training.iterations=+799",
     )
 
 
@@ -39,10 +39,10 @@ def test_a_short_training_whose_loss_falls_is_named_with_the_time_it_needs(tmp_p
     assert verdict is not None
     assert verdict.outcome == "short"
     assert verdict.reasons[1] == "the loss is still falling: 1.40 to 1.15 in the last half of the run"
-    assert verdict.command.endswith("training.max_minutes=+4"), "200 steps took 2 minutes, and 400 are missing"
+    assert verdict.command.endswith("training.max_minutes=+6"), "200 steps took 2 minutes, and 600 are missing"
 
 
-@pytest.mark.parametrize(("n_steps", "dice"), [(5000, 0.4), (200, 0.9), (600, 0.75)])
+@pytest.mark.parametrize(("n_steps", "dice"), [(5000, 0.4), (200, 0.9), (800, 0.75)])
 def test_a_long_or_good_training_has_no_verdict(tmp_path: Path, n_steps: int, dice: float) -> None:
     assert judge(tmp_path, n_steps=n_steps, dice=dice) is None
 
@@ -64,7 +64,7 @@ def test_a_model_without_validation_is_not_scored(tmp_path: Path) -> None:
 
 def test_the_number_of_steps_follows_the_planning_rule() -> None:
     n = enough_steps()
-    assert 1 / n**0.5 + 60 / n <= 0.15 < 1 / (n - 100) ** 0.5 + 60 / (n - 100)
+    assert 1 / n**0.5 + 90 / n <= 0.15 < 1 / (n - 100) ** 0.5 + 90 / (n - 100)
 
 
 def test_few_losses_are_not_judged() -> None:
