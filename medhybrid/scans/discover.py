@@ -61,7 +61,7 @@ class ScanEntry:
     acquisition : dict
         Acquisition parameters of a DICOM volume (echo time, sequence, ...). None of them identifies a patient.
     note : str
-        Explanation of the name, if it was changed because another scan had the same one.
+        Files of the series that were left out, and why the name was changed, if another scan had the same one.
     shared_name : str
         Name before it was made unique; empty if it was unique.
     places : tuple of str
@@ -236,6 +236,7 @@ def _with_unique_names(entries: Sequence[ScanEntry], base: Path) -> list[ScanEnt
     for entry, name in zip(entries, names, strict=True):
         if name != entry.name:
             note = f"named {name}: another scan would be named {entry.name}, too"
+            note = "; ".join(filter(None, (entry.note, note)))
             entry = replace(entry, name=name, note=note, shared_name=entry.name)
         renamed.append(entry)
     return renamed
@@ -433,6 +434,7 @@ def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
         acquisition=series.acquisitions[0],
         is_burned_in=series.is_burned_in,
         patient=series.patient,
+        note=series.note,
     )
     made = zip(series.volumes, series.acquisitions, strict=False)
     return [_volume_entry(rest, v, acquisition) for v, acquisition in made] or [rest]

@@ -258,11 +258,22 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
+JPEG_START = b"\xff\xd8\xff"
+"""First bytes of a JPEG stream."""
+
+
 def _unknown_kind(path: Path) -> ScanError:
     """Return the error for a file that Pillow does not recognise."""
     with path.open("rb") as file:
-        is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    if not is_tiff:
+        start = file.read(4)
+    if start[:3] == JPEG_START:
+        return ScanError(
+            f"{path.name}: its kind of JPEG is not supported",
+            expected="a JPEG of 8 bits",
+            found="another JPEG, such as of 12 bits, or lossless",
+            remedy="save it as PNG or TIFF with 16 bits",
+        )
+    if start not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return ScanError(
             f"{path.name} cannot be read as an image",
             expected="a PNG, JPEG, TIFF, BMP, GIF, PGM or PPM file",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
             + "".join(f", skipped: {s.skip_reason}" for s in found if s.skip_reason),
             remedy="put each series into a separate folder, or list them: medhybrid inspect",
         )
-    return read_volume(series[0].volumes, datasets, case=case, part=part, options=options)
+    scan = read_volume(series[0].volumes, datasets, case=case, part=part, options=options)
+    return replace(scan, notes=(*scan.notes, series[0].note)) if series[0].note else scan
 
 
 def _first_folder_below(folder: Path) -> Path | None:

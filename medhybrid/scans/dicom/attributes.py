@@ -98,7 +98,8 @@ def integer(dataset: Any, name: str) -> int | None:
 def number(dataset: Any, name: str) -> float | None:
     """Return an attribute as a finite number, or None."""
     try:
-        found = _float(value_of(dataset, name))
+        value = value_of(dataset, name)
+        found = _float(_with_point(value) if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
         return None
     return found if np.isfinite(found) else None
@@ -117,7 +118,12 @@ def _words(value: str | list[Any]) -> list[Any]:
     words = value.split("\\") if isinstance(value, str) else list(value)
     while words and words[-1] in ("", " "):
         words.pop()
-    return [w.replace(",", ".") if isinstance(w, str) and w.count(",") == 1 and "." not in w else w for w in words]
+    return [_with_point(w) if isinstance(w, str) else w for w in words]
+
+
+def _with_point(word: str) -> str:
+    """Return a number with a decimal point in place of a comma."""
+    return word.replace(",", ".") if word.count(",") == 1 and "." not in word else word
 
 
 def numbers(dataset: Any, name: str, n: int) -> tuple[float, ...] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -113,14 +114,42 @@ def decode_frame(dataset: Any, index: int, syntax: str, **options: Any) -> NDArr
     return _decode_elsewhere(header, stream)
 
 
+ITEM = b"\xfe\xff\x00\xe0"
+"""Tag at the start of the Basic Offset Table, and of each fragment of a compressed stream."""
+
+
 def frame_stream(dataset: Any, index: int) -> bytes:
     """Return the compressed stream of a frame. Raises pydicom's exceptions for damaged fragments."""
-    from pydicom.encaps import get_frame
+    from pydicom.encaps import generate_fragments, get_frame, parse_fragments
 
     table = getattr(dataset, "ExtendedOffsetTable", None), getattr(dataset, "ExtendedOffsetTableLengths", None)
     n_frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
     offsets = None if None in table else table
-    return bytes(get_frame(dataset.PixelData, index, number_of_frames=n_frames, extended_offsets=offsets))
+    content = dataset.PixelData
+    if offsets is None and _has_wrong_offsets(content):
+        file = io.BytesIO(content)
+        starts = parse_fragments(_after_table(file))[1]
+        if len(starts) == n_frames:  # a fragment for each frame
+            file.seek(starts[index])
+            return bytes(next(generate_fragments(file)))
+    return bytes(get_frame(content, index, number_of_frames=n_frames, extended_offsets=offsets))
+
+
+def _after_table(file: io.BytesIO) -> io.BytesIO:
+    """Set the position of compressed pixel data behind the Basic Offset Table."""
+    file.seek(4)
+    file.seek(int.from_bytes(file.read(4), "little"), io.SEEK_CUR)
+    return file
+
+
+def _has_wrong_offsets(content: bytes) -> bool:
+    """Return whether the Basic Offset Table of a compressed stream has entries that are not starts of fragments."""
+    n = int.from_bytes(content[4:8], "little")
+    if content[:4] != ITEM or n % 4 or not 0 < n <= len(content) - 8:
+        return False
+    offsets = np.frombuffer(content, "<u4", n // 4, 8).astype(np.int64)
+    are_items = all(content[8 + n + o : 12 + n + o] == ITEM for o in offsets.tolist())
+    return not are_items or offsets[0] != 0 or bool((np.diff(offsets) <= 0).any())
 
 
 def _plain(value: Any) -> int | str | None:

@@ -19,6 +19,7 @@ from medhybrid.errors import SeriesError
 from medhybrid.number_text import format_apart
 from medhybrid.scans.dicom import nuclear
 from medhybrid.scans.dicom.attributes import integer, number, numbers, text, value_of
+from medhybrid.scans.dicom.rescaling import QUANTITY_MODALITIES, read_rescaling
 from medhybrid.scans.dicom.tiles import is_sheet, read_sheet
 from medhybrid.scans.dicom.traits import dimension_names, frame_traits, plain_traits
 
@@ -48,7 +49,9 @@ FRAME_TAGS = (
     "RealWorldValueMappingSequence",
     "DimensionIndexSequence",
     "StackID",
+    "AcquisitionDate",
     "AcquisitionTime",
+    "AcquisitionDateTime",
     "Rows",
     "Columns",
     "NumberOfFrames",
@@ -71,9 +74,8 @@ FRAME_TAGS = (
     *nuclear.TAGS,
 )
 
-QUANTITY_MODALITIES = ("CT", "PT", "NM")
 QUANTITY_TYPES = ("HU", "HU_MOD", "OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
-"""Rescale types, and above modalities, of values with a physical unit (PS3.3 C.11.1.1.2)."""
+"""Rescale types, beside `QUANTITY_MODALITIES`, of values with a physical unit (PS3.3 C.11.1.1.2)."""
 
 PROJECTIONS = ("CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA")
 """Modalities of projection images, which have no position in the patient."""
@@ -106,9 +108,6 @@ MAX_FRAMES = 100_000
 
 MAX_COSINE = 2e-3
 """Largest inner product of row and column direction. Cosines rounded to three decimals reach 1.8e-3."""
-
-MAX_SCALE = 1e30
-"""Largest slope or intercept, so that values do not overflow float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +245,9 @@ def _refuse_other_pixels(header: Any, path: Path) -> None:
             code="not_image",
             path=path,
             expected="one sample per pixel, MONOCHROME1 or MONOCHROME2",
-            found=f"{samples} samples, {photometric or 'no photometric interpretation'}" if samples else "no pixels",
+            found=f"{samples} samples, {photometric or 'no photometric interpretation'}"
+            if samples
+            else "no SamplesPerPixel",
             remedy="use the original series",
         )
     if value_of(header, "ModalityLUTSequence"):
@@ -397,22 +398,7 @@ def _frame(
         )
     if min(spacing) <= 0 or min(rows, columns) < 1 or max(rows, columns) > 65535:
         raise _no_geometry(path, "size or spacing is not positive")
-    slope, intercept = number(scale, "RescaleSlope"), number(scale, "RescaleIntercept")
-    has = [name in scale for name in ("RescaleSlope", "RescaleIntercept")]
-    if all(has) and _may_be_unscaled(header) and all(_is_empty(scale, n) for n in ("RescaleSlope", "RescaleIntercept")):
-        has = [False, False]
-    is_usable = (
-        slope is not None and intercept is not None and 0 < abs(slope) < MAX_SCALE and abs(intercept) < MAX_SCALE
-    )
-    if has[0] != has[1] or (all(has) and not is_usable):
-        raise SeriesError(
-            f"{path.name}: its rescaling is damaged",
-            code="not_image",
-            path=path,
-            expected="RescaleSlope (not 0) and RescaleIntercept, or neither",
-            found=f"{slope} and {intercept}",
-            remedy="export the series again",
-        )
+    rescaling = read_rescaling(header, scale, path)
     is_quantity = _is_quantity(
         header, scale, value_of(header, "RealWorldValueMappingSequence") if mapping is None else mapping
     )
@@ -426,32 +412,21 @@ def _frame(
         orientation=orientation,
         position_mm=position,
         spacing_mm=spacing,
-        slope=slope if all(has) and slope is not None else 1.0,
-        intercept=intercept if all(has) and intercept is not None else 0.0,
-        is_rescaled=all(has),
+        slope=rescaling.slope,
+        intercept=rescaling.intercept,
+        is_rescaled=rescaling.is_given,
         number=integer(header, "InstanceNumber"),
         traits=traits,
         is_quantity=is_quantity,
         inverted_from=None if is_quantity else _inverted_from(header),
         is_projection=has_no_place,
-        notes=notes,
+        notes=(*notes, *rescaling.notes),
         thickness_mm=_positive(number(measures, "SliceThickness")),
     )
 
 
 def _positive(value: float | None) -> float | None:
     return value if value is not None and value > 0 else None
-
-
-def _may_be_unscaled(header: Any) -> bool:
-    """Return True for an image whose values need no rescaling, unlike those of CT, PET and nuclear medicine."""
-    return text(header, "Modality") not in QUANTITY_MODALITIES
-
-
-def _is_empty(dataset: Any, name: str) -> bool:
-    """Return True if an attribute is present and has no value, as anonymisers leave it."""
-    element = dataset.get_item(name)
-    return element is not None and (not (element.value or b"").strip() if element.is_raw else bool(element.is_empty))
 
 
 def is_secondary_capture(header: Any) -> bool:

@@ -22,8 +22,8 @@ class RegularGrid:
     Attributes
     ----------
     grid : Grid
-        Grid with the rows and columns of the slices, and the median slice distance along the normal. Voxels outside the slices
-        get the lowest value of the volume.
+        Grid with the rows and columns of the slices, and the median slice distance along the normal. Voxels outside the slices,
+        and more than half a distance beyond the last one, get the lowest value of the volume.
     stack : Stack
         The slices.
     """
@@ -61,6 +61,9 @@ class RegularGrid:
         lowest = float(values.min())
         x, y = np.meshgrid(np.arange(out.shape[0]), np.arange(out.shape[1]), indexing="ij")
         for k in range(out.shape[2]):
+            if k > along[-1] + 0.5:  # beyond the last slice
+                out[:, :, k] = lowest
+                continue
             at = min(float(k), along[-1])
             u = float(np.interp(at, along, slices))
             dx, dy = np.interp(at, along, right), np.interp(at, along, down)
@@ -89,6 +92,8 @@ class RegularGrid:
         n_slices = np.arange(len(along))
         out = np.zeros(self.grid.shape, labels.dtype)
         for k in range(out.shape[2]):
+            if k > along[-1] + 0.5:
+                continue
             at = min(float(k), along[-1])
             plane = labels[:, :, round(float(np.interp(at, along, n_slices)))]
             x = np.arange(out.shape[0]) - _nearest(float(np.interp(at, along, right)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.attributes import integer, text
-from medhybrid.scans.dicom.decoding import frame_stream
+from medhybrid.scans.dicom.decoding import ITEM, frame_stream
 from medhybrid.scans.dicom.surplus import ENCAPSULATED_UNCOMPRESSED, count_frames, find_surplus
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -27,10 +27,9 @@ BINARY_VRS = ("OB", "OW", "OB or OW", "OF", "OD", "UN", None)
 
 MORE_THAN_COUNTED = "holds more pixel data than its header states"
 
-UNDEFINED_LENGTH = 0xFFFFFFFF
+NOT_COMPRESSED = "its pixels are not compressed, although its transfer syntax is of compressed pixels"
 
-ITEM = b"\xfe\xff\x00\xe0"
-"""Tag at the start of each fragment of a compressed stream."""
+UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 class PixelBytes:
@@ -44,8 +43,8 @@ class PixelBytes:
         Values of the header, with defaults for missing ones.
     is_float : bool
         True for IEEE floats.
-    padding_note : str
-        Note on surplus bytes after the pixels that were ignored, or empty.
+    note : str
+        Note on ignored bytes after the pixels, or on pixels that are not compressed, or empty.
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:
@@ -60,7 +59,7 @@ class PixelBytes:
         self.high_bit = self.bits_stored - 1 if high_bit is None else high_bit
         self.is_signed = integer(dataset, "PixelRepresentation") == 1
         self.syntax = syntax_of(dataset)
-        self.padding_note = ""
+        self.note = ""
 
     @classmethod
     def of(cls, dataset: Any, path: Path) -> PixelBytes:
@@ -69,6 +68,8 @@ class PixelBytes:
         n_bytes = found._n_bytes()
         if not n_bytes:
             raise truncated(path, "pixel data", "none")
+        if found.is_encapsulated and found._is_plain(n_bytes):
+            found.syntax, found.note = PLAIN_SYNTAXES[1], NOT_COMPRESSED
         found._refuse_undecodable_syntax()
         found._refuse_layout()
         if found.is_encapsulated:
@@ -83,6 +84,13 @@ class PixelBytes:
         from pydicom.uid import UID
 
         return bool(UID(self.syntax).is_encapsulated)
+
+    def _is_plain(self, n_bytes: int) -> bool:
+        """Return whether the element holds exactly the uncompressed pixels, with a padding byte if their number is odd."""
+        expected = self.n_frames * self.rows * self.columns * self.bits // 8
+        element = self._dataset.get_item(self.tag, keep_deferred=True)
+        has_length = getattr(element, "length", n_bytes) != UNDEFINED_LENGTH
+        return has_length and n_bytes == expected + expected % 2 and self._read_bytes(0, len(ITEM)) != ITEM
 
     def plain_frame(self, index: int) -> NDArray[np.generic]:
         """Read a frame (Y, X) of uncompressed little-endian pixels."""
@@ -189,7 +197,7 @@ class PixelBytes:
                 what="is incomplete or damaged" if excess < 0 else MORE_THAN_COUNTED,
             )
         if excess > 1:
-            self.padding_note = f"{excess} bytes after the pixels are padding"
+            self.note = f"{excess} bytes after the pixels are padding"
 
     def _is_padding(self, expected: int, excess: int) -> bool:
         """Return True if surplus bytes are padding, and not rows, columns or frames that the header does not count."""

@@ -68,7 +68,7 @@ def read_values(frames: Sequence[Frame], datasets: Mapping[Path, Any]) -> tuple[
     except MemoryError as error:
         raise SeriesError(f"{frames[0].name}: not enough memory for {shape} values", code="truncated") from error
     notes = [UNUSED_BITS_NOTE] if any(p.has_unused_bits for p in pixels.values()) else []
-    notes += [p.bytes.padding_note for p in pixels.values() if p.bytes.padding_note][:1]
+    notes += [p.bytes.note for p in pixels.values() if p.bytes.note][:1]
     return values, tuple(notes)
 
 

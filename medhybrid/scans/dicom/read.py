@@ -120,13 +120,14 @@ def _choose(volumes: Sequence[Volume], part: str, case: str) -> Volume:
 
 def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: ScansConfig) -> Scan:
     stack, frames = volume.stack, volume.stack.frames
-    fault, notes = stack.fault, []
+    fault = stack.fault
+    notes: list[str] = []
     may_keep = fault is not None and fault.code == "gantry_tilt" and options.keep_sheared
     if fault is not None and not may_keep and not options.resample_irregular:
         raise fault
     values, value_notes = read_values(frames, datasets)
     array = values.transpose(2, 1, 0)  # (Z, Y, X) -> (X, Y, Z)
-    notes += [*stack.notes, *value_notes]
+    notes += dict.fromkeys((*stack.notes, *(n for f in frames for n in f.notes), *value_notes))
     affine, regular = stack.affine, None
     if fault is not None:
         notes.append(f"{fault.code.replace('_', ' ')}: {fault.found}")

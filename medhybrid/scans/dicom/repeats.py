@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.interleaved import KIND_TRAITS
+from medhybrid.scans.dicom.moments import unwrapped
 
 TRAIT_ORDER = ("stack", "type", "echo", "inversion", "b", "time", "acquisition", "trigger", "clock")
 """Order in which traits are tried to separate volumes. Other traits follow."""
@@ -35,6 +37,9 @@ NO_DIFFERENCE = (
 
 MAX_NAMED = 6
 
+ABSENT = "none"
+"""Name of the volume whose frames have no value of a trait."""
+
 MIN_SLICES = 3
 """Number of slices from which on any attribute may separate volumes: it cannot fit so many positions by chance."""
 
@@ -55,6 +60,7 @@ def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> di
     SeriesError
         If the headers do not separate the volumes, or a volume lacks slices.
     """
+    frames = _across_midnight(frames)
     repeats, n_positions = int(np.bincount(slots).max()), int(slots.max()) + 1
     parts = _by_traits(frames, slots) or _by_runs(frames, slots, repeats)
     if parts is None:
@@ -82,11 +88,27 @@ def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> di
     return parts
 
 
+def _across_midnight(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Return the frames with times after midnight a day later, if their headers have no dates."""
+    try:
+        seconds = [float(f.traits.get("clock", "")) for f in frames]
+    except ValueError:
+        return frames
+    moved = unwrapped(seconds)
+    if moved == seconds:
+        return frames
+    return [replace(f, traits={**f.traits, "clock": f"{s:.6f}"}) for f, s in zip(frames, moved, strict=True)]
+
+
 def _by_traits(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
     """Split frames by the usual traits, or else by any trait."""
     names = [t for t in trait_names(frames) if len({f.traits.get(t, "") for f in frames}) > 1]
     usual = [t for t in names if t in TRAIT_ORDER]
-    return _by_some_of(usual, frames, slots) or _by_some_of(names, frames, slots)
+    return (
+        _by_some_of(usual, frames, slots)
+        or _by_some_of(names, frames, slots)
+        or _by_some_of(names, frames, slots, with_empty=True)
+    )
 
 
 def trait_names(frames: Sequence[Frame]) -> list[str]:
@@ -94,14 +116,20 @@ def trait_names(frames: Sequence[Frame]) -> list[str]:
     return list(dict.fromkeys([*TRAIT_ORDER, *(t for f in frames for t in f.traits)]))
 
 
-def _by_some_of(varying: Sequence[str], frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
-    """Split frames by the first combination of one, two or three traits that gives complete volumes."""
+def _by_some_of(
+    varying: Sequence[str], frames: Sequence[Frame], slots: np.ndarray, *, with_empty: bool = False
+) -> dict[str, list[Frame]] | None:
+    """Split frames by the first combination of one, two or three traits that gives complete volumes.
+
+    With `with_empty`, frames without a trait may be a volume of at least three slices, such as those without contrast agent.
+    """
     for n in (1, 2, 3):
         for chosen in combinations(varying, n):
             parts: dict[Hashable, list[int]] = {}
             for i, f in enumerate(frames):
                 parts.setdefault(tuple(f.traits.get(t, "") for t in chosen), []).append(i)
-            if len(parts) < 2 or any(any(not v for v in key) for key in parts):  # type: ignore[attr-defined]
+            has_empty = any(any(not v for v in key) for key in parts)  # type: ignore[attr-defined]
+            if len(parts) < 2 or (has_empty and not (with_empty and slots.max() + 1 >= MIN_SLICES)):
                 continue
             if all(len(p) == slots.max() + 1 == len(set(slots[p])) for p in parts.values()):
                 names = part_names(chosen, sorted(parts, key=sort_key))
@@ -110,9 +138,11 @@ def _by_some_of(varying: Sequence[str], frames: Sequence[Frame], slots: np.ndarr
 
 
 def sort_key(key: Hashable) -> tuple[tuple[int, float, str], ...]:
-    """Return a key that sorts numbers by value, and texts alphabetically."""
+    """Return a key that sorts numbers by value, and texts alphabetically, after an empty value."""
 
     def one(v: str) -> tuple[int, float, str]:
+        if not v:
+            return (-1, 0.0, "")
         try:
             return (0, float(v), "")
         except ValueError:
@@ -136,13 +166,16 @@ def part_names(chosen: Sequence[str], keys: Sequence[Hashable]) -> dict[Hashable
 
 
 def _show_value(trait: str, value: str, known: Sequence[str]) -> str:
-    """Return a unique b-value itself; for other values, return the number of the value among the known ones."""
+    """Return a unique b-value itself, `none` for an absent value, or else the number of the value among the known ones."""
+    if not value:
+        return ABSENT
+    given = [v for v in known if v]
     try:
-        weightings = [f"{float(v):g}" for v in known] if trait == "b" else []
+        weightings = [f"{float(v):g}" for v in given] if trait == "b" else []
     except ValueError:
         weightings = []
-    is_clear = len(set(weightings)) == len(known)
-    return weightings[known.index(value)] if is_clear else str(known.index(value) + 1)
+    is_clear = len(set(weightings)) == len(given)
+    return weightings[given.index(value)] if is_clear else str(given.index(value) + 1)
 
 
 def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
@@ -161,7 +194,8 @@ def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[s
 
 def _by_ranks(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
     """Split phases of separately acquired positions by the order of their times. The times differ between positions."""
-    if len(frames) != repeats * (int(slots.max()) + 1) or any(_varies(t, frames) for t in KIND_TRAITS):
+    places = [[f for f, at in zip(frames, slots, strict=True) if at == slot] for slot in range(int(slots.max()) + 1)]
+    if any(len(p) != repeats or any(_varies(t, p) for t in KIND_TRAITS) for p in places):
         return None
     for trait in TIMES:
         try:

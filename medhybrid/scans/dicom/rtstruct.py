@@ -71,6 +71,8 @@ class Structure:
         Frame of reference; empty if the file does not give it.
     is_exclusive : bool
         True if contours are combined by exclusive or, regardless of their positions (CLOSEDPLANAR_XOR).
+    short : tuple of (N, 3) ndarray
+        Closed contours of one or two points, in LPS mm, which lie on voxels but enclose no area.
     other_types : tuple of str
         Types of other contours that enclose no area, such as points.
     problem : str
@@ -81,6 +83,7 @@ class Structure:
     contours: tuple[Points, ...]
     frame_of_reference: str
     is_exclusive: bool = False
+    short: tuple[Points, ...] = ()
     other_types: tuple[str, ...] = ()
     problem: str = ""
 
@@ -137,15 +140,17 @@ def _structures(number: str, contours: Sequence[Any], descriptions: Sequence[Any
 
 
 def _structure(name: str, items: Sequence[Any], description: Any) -> Structure:
-    contours, others, problem, kinds = [], [], "", set()
+    contours, short, others, problem, kinds = [], [], [], "", set()
     for item in items:
         values = list(value_of(item, "ContourData") or [])
         while values and str(values[-1]).strip() == "":  # after a backslash at the end
             values.pop()
         kind, n = text(item, "ContourGeometricType").upper() or CLOSED_TYPES[0], len(values)
         flat = _as_numbers(values)
-        if kind not in CLOSED_TYPES or n < 9:
+        if kind not in CLOSED_TYPES or n < 3:
             others.append(kind)
+        elif flat is not None and n in (3, 6):
+            short.append(np.array(flat).reshape(-1, 3))
         elif flat is None or n % 3:
             problem = f"a contour of {n} values that are not points"
         else:
@@ -156,6 +161,7 @@ def _structure(name: str, items: Sequence[Any], description: Any) -> Structure:
         tuple(contours),
         text(description, "ReferencedFrameOfReferenceUID"),
         is_exclusive="CLOSEDPLANAR_XOR" in kinds,
+        short=tuple(short),
         other_types=tuple(dict.fromkeys(others)),
         problem=problem,
     )
@@ -184,10 +190,9 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
             structure, "it cannot be read", "a unique number, contours with three numbers per point", structure.problem
         )
     if not structure.contours:
-        if structure.other_types:
-            raise _unusable(
-                structure, "it encloses no area", "closed planar contours", ", ".join(structure.other_types)
-            )
+        found = [*structure.other_types, *(["contours of one or two points"] if structure.short else [])]
+        if found:
+            raise _unusable(structure, "it encloses no area", "closed planar contours", ", ".join(found))
         return np.zeros(shape, bool)
     if open_types := [t for t in structure.other_types if t not in (*CLOSED_TYPES, "POINT")]:
         raise _unusable(
@@ -198,6 +203,10 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
     mask = np.moveaxis(np.zeros(shape, bool), axis, 0)  # (slice, A, B), a view
     slices = [_slice_of(v, axis) for v in placed]
     _refuse_misplaced(structure, placed, slices, axis, shape)
+    for voxels in map(locate, structure.short):
+        if (k := _slice_of(voxels, axis)) is not None and _is_inside(voxels, shape):
+            placed.append(voxels)
+            slices.append(k)
     _refuse_gaps(structure, sorted({k for k in slices if k is not None}))
     for k in {k for k in slices if k is not None}:
         outlines = [without_rounds(np.delete(v, axis, axis=1)) for v, at in zip(placed, slices, strict=True) if at == k]
@@ -211,6 +220,11 @@ def _slice_of(voxels: Points, axis: int) -> int | None:
     """Return the slice that contains all points, or None."""
     k = round(float(voxels[:, axis].mean()))
     return k if np.abs(voxels[:, axis] - k).max() <= PLANE_TOLERANCE_VOXEL else None
+
+
+def _is_inside(voxels: Points, shape: tuple[int, ...]) -> bool:
+    last = np.array(shape) - 1
+    return bool(((voxels >= -EDGE_TOLERANCE_VOXEL) & (voxels <= last + EDGE_TOLERANCE_VOXEL)).all())
 
 
 def _refuse_misplaced(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,8 @@ class SeriesEntry:
         Acquisition parameters of each volume; those of the first file for a series without volumes.
     patient : tuple of str
         Identifiers of the patient, in memory only.
+    note : str
+        Files of the series that are not slices of its volumes, or empty.
     """
 
     uid: str
@@ -52,6 +55,7 @@ class SeriesEntry:
     acquisitions: tuple[Acquisition, ...] = field(hash=False)
     is_burned_in: bool = False
     patient: Identity = field(default=(), repr=False)
+    note: str = ""
 
 
 def group_series(
@@ -174,7 +178,14 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
         acquisitions=acquisitions,
         is_burned_in=any(m.is_burned_in for m in members),
         patient=first.patient,
+        note=_left_out([m.skip_reason for m in members]) if volumes else "",
     )
+
+
+def _left_out(reasons: Sequence[str]) -> str:
+    """Return a note on the files of a series that are not slices of its volumes, or an empty text."""
+    counts = ", ".join(f"{n} {reason}" for reason, n in Counter(filter(None, reasons)).items())
+    return f"other files of the series left out: {counts}" if counts else ""
 
 
 def _refuse_other_patients(members: Sequence[FileHeader], name: str) -> None:

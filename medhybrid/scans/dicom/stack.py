@@ -34,6 +34,16 @@ MAX_ROUNDING = 1.01 * 10.0 ** -min(ROUNDED_DECIMALS)
 
 ROUNDED_NOTE = "ImageOrientationPatient is rounded; the slices' positions give its normal"
 
+ROUNDED_POSITION_MM = 0.1
+"""Unit of positions that are rounded to one decimal. Equal distances then seem to differ by up to this unit."""
+
+MAX_TOLERANCE_VOXEL = 0.1
+"""Largest distance of a frame's corner from its voxel, if positions are rounded."""
+
+ROUNDED_POSITIONS_NOTE = (
+    f"ImagePositionPatient is rounded to {ROUNDED_POSITION_MM} mm; slice distances are taken as equal"
+)
+
 ROUNDING_FACTOR = 2.5
 """Largest difference between a direction computed from positions and the header's, in rounding errors."""
 
@@ -119,10 +129,12 @@ def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
             remedy="remove the repeats, or export them as separate series",
         )
     sheared, off = _fit(ordered, right_angled=False)
-    if off <= PLACE_TOLERANCE_VOXEL:
+    tolerance = _tolerance(ordered)
+    if off <= tolerance:
         affine, off_axis = _fit(ordered, right_angled=True)
-        if off_axis <= PLACE_TOLERANCE_VOXEL and not is_sheared(affine):
-            return Stack(ordered, affine, None)
+        if off_axis <= tolerance and not is_sheared(affine):
+            is_exact = off_axis <= PLACE_TOLERANCE_VOXEL
+            return Stack(ordered, affine, None, () if is_exact else (ROUNDED_POSITIONS_NOTE,))
     refined = _refine_rounded(ordered)
     if refined is not None:
         return Stack(ordered, refined, None, (ROUNDED_NOTE,))
@@ -139,6 +151,17 @@ def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
         remedy="set scans.resample_irregular=true to resample it, or scans.keep_sheared=true for a sheared affine",
     )
     return Stack(ordered, sheared, fault)
+
+
+def _tolerance(frames: Sequence[Frame]) -> float:
+    """Return the largest distance of a frame's corner from its voxel: larger if positions are rounded to one decimal."""
+    positions = np.array([f.position_mm for f in frames]) / ROUNDED_POSITION_MM
+    is_rounded = np.abs(positions - positions.round()).max() < 1e-6
+    if not is_rounded or len(frames) < 3:
+        return PLACE_TOLERANCE_VOXEL
+    step = float(np.linalg.norm(positions[-1] - positions[0])) * ROUNDED_POSITION_MM / (len(frames) - 1)
+    rounding = ROUNDING_FACTOR / 2 * 0.5 * ROUNDED_POSITION_MM / min(step, *frames[0].spacing_mm)
+    return float(np.clip(rounding, PLACE_TOLERANCE_VOXEL, MAX_TOLERANCE_VOXEL))
 
 
 def _fit(frames: Sequence[Frame], *, right_angled: bool) -> tuple[Affine, float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from medhybrid.scans.dicom.attributes import number, text, value_of
+from medhybrid.scans.dicom.moments import seconds_of, seconds_of_both
 
 TRAITS: dict[str, tuple[str, ...]] = {
     "stack": ("FrameContentSequence", "StackID"),
@@ -64,6 +65,9 @@ FRAME_TYPES = tuple(
 )
 """Functional groups with the type of a frame."""
 
+CONVERTED = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")
+"""Functional groups of a converted file with the attributes of its former single-frame files (PS3.3 C.7.6.16.2.25)."""
+
 UNDIRECTED = "none"
 """Gradient direction of frames without directional diffusion weighting."""
 
@@ -76,7 +80,9 @@ MAX_DIMENSIONS = 16
 
 def plain_traits(header: Any) -> dict[str, str]:
     """Return the traits of a single-frame image."""
-    return {name: text(header, tag) for name, tag in PLAIN_TRAITS.items()}
+    traits = {name: text(header, tag) for name, tag in PLAIN_TRAITS.items()}
+    date, time = text(header, "AcquisitionDate"), traits["clock"]
+    return traits | {"clock": seconds_of(date, time) if time else seconds_of_both(text(header, "AcquisitionDateTime"))}
 
 
 def frame_traits(group: Callable[[str], Any], dimensions: Sequence[str]) -> dict[str, str]:
@@ -90,8 +96,12 @@ def frame_traits(group: Callable[[str], Any], dimensions: Sequence[str]) -> dict
         Names of the numbers in DimensionIndexValues; see `dimension_names`.
     """
     traits = {name: _text_in(group(first), rest) for name, (first, *rest) in TRAITS.items()}
+    traits["clock"] = seconds_of_both(traits["clock"])
     kind: Any = next(filter(None, map(group, FRAME_TYPES)), {})
     traits["type"] = "\\".join(filter(None, (text(kind, "FrameType"), text(kind, "ComplexImageComponent"))))
+    for name in CONVERTED:
+        for trait, value in plain_traits(group(name)).items():
+            traits[trait] = traits.get(trait) or value
     if not traits["direction"] and _has_no_direction(group("MRDiffusionSequence")):
         traits["direction"] = UNDIRECTED
     indices = text(group("FrameContentSequence"), "DimensionIndexValues").split("\\")

@@ -40,6 +40,9 @@ MAX_VOLUMES = 10_000
 MAX_JITTER = 1.1e-2
 """Largest difference of direction cosines (0.6 degrees) between slices of one stack with imprecise headers."""
 
+MAX_LOCALIZER = 3
+"""Largest number of orientations of a localizer that has a single slice in each."""
+
 PLANES = {"L": "sagittal", "R": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 
 
@@ -226,7 +229,7 @@ def _refuse_leftovers(groups: Sequence[Sequence[Frame]], series: str) -> None:
     if len(groups) == 1:
         return
     turns = _distinct([g[0].orientation for g in groups])
-    if turns > 1 and max(map(len, groups)) == 1:
+    if 1 < turns <= MAX_LOCALIZER and max(map(len, groups)) == 1:
         raise SeriesError(
             f"{series}: a localizer with {len(groups)} single slices in {turns} orientations",
             code="localizer",
