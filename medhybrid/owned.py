@@ -228,7 +228,7 @@ class WrittenFiles:
         self._n_unsaved = 0
         self._taken: set[str] = set()
         self._by_base: dict[str, list[str]] = {}
-        for name in sorted({n.removesuffix(".nii.gz") for n in self._hashes if n.endswith(".nii.gz")}):
+        for name in self.names:
             self._by_base.setdefault(_base(name), []).append(name)
 
     def __enter__(self) -> WrittenFiles:
@@ -271,6 +271,11 @@ class WrittenFiles:
             raise OutputError(f"{printable_path(self.folder)} has too many files with the name {name}")
         self._taken.add(found)
         return found
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of all main files, without `.nii.gz`, in order."""
+        return sorted(n.removesuffix(".nii.gz") for n in self._hashes if n.endswith(".nii.gz"))
 
     def is_ours(self, name: str) -> bool:
         """Return whether a file exists and is unchanged since it was written."""

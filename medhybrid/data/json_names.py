@@ -108,6 +108,13 @@ def _labels_of(
                 found=ascii(number)[:60],
                 remedy=f"correct {path.name}",
             )
+        if name.strip().casefold() in BACKGROUND and numbers is None and int(number) != 0:
+            raise DataError(
+                f"{path.name}: the background has the value {int(number)}",
+                expected="0 for the background",
+                found=", ".join(f"{n}: {v}" for n, v in list(values.items())[:5]),
+                remedy="save the masks with 0 for the background, and correct the list",
+            )
         if name.strip().casefold() in ignored and numbers is None:
             ignore = int(number)
         elif numbers is not None:

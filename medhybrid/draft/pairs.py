@@ -127,6 +127,8 @@ def find_pairs(
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
     paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
     structures = structure_folders(paths) or (label_patterns(paths) if by_label else {})
+    if by_label and not structures:
+        return None
     paths = [*_without(paths, [f for files in structures.values() for f in files]), *structures]
     has_parts = any("train" in words_of(stem_of(p)) for p in paths)
     plain = [p for p in paths if not is_other_mask(_without_part(stem_of(p)) if has_parts else stem_of(p), ())]
@@ -178,13 +180,10 @@ def find_pairs(
         of_mask = sorted(found.pop(mask).values())
         rivals.append(f"{of_mask[0]}: {mask}, {', '.join(map(str, more[:2]))}")
         named |= {mask, *more, *of_mask}
-    if (
-        found
-        and not by_label
-        and _have_more_labels(masks, found)
-        and (joined := find_pairs(root, series, by_label=True))
-    ):
-        return joined
+    if found and not by_label and (second := _further_labels(mask_keys, found)):
+        if joined := find_pairs(root, series, by_label=True):
+            return joined
+        raise _two_kinds(len(found), *second)
     if not found and not by_label and (joined := find_pairs(root, series, by_label=True)):
         return joined
     if not found and rivals:
@@ -239,17 +238,22 @@ def _without(paths: Sequence[Path], others: Sequence[Path]) -> list[Path]:
     return [p for p in paths if p not in left_out]
 
 
-def _have_more_labels(masks: Sequence[Path], found: Mapping[Path, dict[str, Path]]) -> bool:
-    """Return whether most masks have others beside them whose names only have more words, as those of further labels."""
+def _further_labels(masks: dict[Path, list[str]], found: Mapping[Path, dict[str, Path]]) -> tuple[Path, Path] | None:
+    """Return a mask and another one beside it, if most masks have others of their case, which may be further labels."""
     alone = [m for m in masks if m not in found]
-    n_more = 0
-    for mask in found:
-        words = Counter(words_of(stem_of(mask)))
-        more = [m for m in alone if m.parent == mask.parent and not words - Counter(words_of(stem_of(m)))]
-        n_more += any(
-            not names_observer(stem_of(m)) and not _is_version(words_of(stem_of(m)), list(words)) for m in more
-        )
-    return 2 * n_more > len(found) and not any(names_observer(stem_of(m)) for m in found)
+    shared = _common([masks[m] for m in found])
+    further: dict[Path, Path] = {}
+    for first in sorted(found):
+        own = Counter(w for w in masks[first] if w not in shared)
+        for other in alone:
+            more, one = (Counter(re.sub(r"\d+", "", w) for w in words_of(stem_of(m))) for m in (other, first))
+            more = more - one
+            is_kind = any(more) and not names_observer(" ".join(more))
+            if other.parent == first.parent and own and not own - Counter(masks[other]) and is_kind:
+                further.setdefault(first, other)
+    are_versions = all(_is_version(masks[other], masks[first]) for first, other in further.items())
+    are_observers = any(names_observer(stem_of(m)) for m in found) and not further
+    return None if 2 * len(further) <= len(found) or are_versions or are_observers else min(further.items())
 
 
 def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Path]) -> None:
@@ -292,14 +296,17 @@ def _refuse_two_kinds(masks: dict[Path, list[str]], found: dict[Path, dict[str, 
         if apart := sorted(m for m in same if m in beside or not m.is_relative_to(first.parent)):
             second[first] = apart[0]
     if len(second) >= 2 and 2 * len(second) >= len(found):
-        first, other = next(iter(second.items()))
-        raise DataError(
-            "images have masks of two kinds, and their names do not say which one is right",
-            expected="one mask for each image",
-            found=f"{len(second)} such images, with masks such as {first} and {other}",
-            remedy="move the other masks to another folder, or list the right ones in a table cases.csv with the columns "
-            "case, mask and one per channel",
-        )
+        raise _two_kinds(len(second), *next(iter(second.items())))
+
+
+def _two_kinds(n: int, first: Path, other: Path) -> DataError:
+    return DataError(
+        "images have masks of two kinds, and their names do not say which one is right",
+        expected="one mask for each image",
+        found=f"{n} such images, with masks such as {first} and {other}",
+        remedy="move the other masks to another folder, or list the right ones in a table cases.csv with the columns "
+        "case, mask and one per channel; if both are labels, give each file a word for its label (P1_liver_mask)",
+    )
 
 
 def _is_version(words: Sequence[str], others: Sequence[str]) -> bool:

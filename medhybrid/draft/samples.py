@@ -354,13 +354,20 @@ def _mask_of(case: Case) -> tuple[NDArray[np.generic], float, list[Place]]:
             found=f"{len(scan.array)} channels",
             remedy="join them to one label map, or split time points into separate files with their images",
         )
-    mask = round_labels(scan.array[0])
+    mask: NDArray[Any] = round_labels(scan.array[0])
     if mask.dtype.kind == "f" and (broken := [v for v in np.unique(mask[::2]) if v != np.rint(v)]):
         raise DataError(
             f"the mask of {case.name} has values that are not whole numbers",
             expected="0 for the background, and a whole number for each label",
             found=", ".join(f"{v:.4g}" for v in broken[:5]),
             remedy="save it without rescaling or interpolation",
+        )
+    if mask.size and mask.min() < 0:
+        raise DataError(
+            f"the mask of {case.name} has values below 0",
+            expected="0 for the background, and a positive number for each label",
+            found=f"{mask.min():g} in {int((mask < 0).sum())} voxels",
+            remedy="correct the mask, or remove the case",
         )
     place = None if scan.source.kind == "raster" else place_of(mask, scan.affine)
     return mask, scan.grid.voxel_ml, [place] if place else []

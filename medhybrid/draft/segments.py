@@ -6,7 +6,7 @@ The values of such masks differ between files, so that labels are assigned by na
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from medhybrid.data.load import load_image
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.dicom.references import read_masks, reference_kind, reference_names
 from medhybrid.scans.slicer_segments import segments_of_nrrd
+
+SHOWN = 5
 
 MAX_MEASURED = 4
 """Number of cases in which segments are measured."""
@@ -39,6 +41,25 @@ def count_names(masks: Iterable[Sequence[str]]) -> dict[str, int]:
     for names in masks:
         counts.update({spelling.setdefault(joined_words(n), n) for n in names})
     return {name: counts[name] for name in spelling.values()}
+
+
+def on_missing(counts: Mapping[str, int], n_masks: int) -> tuple[str, ...]:
+    """Return a remark on labels for which some masks have no file or segment.
+
+    Parameters
+    ----------
+    counts : mapping
+        Label to the number of masks that have it.
+    """
+    lacking = {name: n_masks - n for name, n in counts.items() if n < n_masks}
+    if not lacking:
+        return ()
+    shown = ", ".join(f"{name} in {n}" for name, n in list(lacking.items())[:SHOWN])
+    more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+    return (
+        f"some of the {n_masks} masks have no file or segment for a label ({shown}{more}): it counts as absent there. "
+        "If it is in the image and was not drawn, list the labels of each mask: see docs/reference/data.md",
+    )
 
 
 def median_volumes_ml(cases: Sequence[Case], labels: Iterable[str], config: DataConfig) -> dict[str, float]:

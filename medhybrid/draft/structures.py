@@ -20,6 +20,9 @@ MIN_SHARE = 0.5
 LABEL_SHARE = 0.45
 """The same for words of labels: one of two labels (`parotid` in left and right) has twice as many masks as a third."""
 
+MIN_SEVERAL = 1 / 3
+"""Share of the cases that have several of the labels; in the others, only one was drawn."""
+
 OBSERVERS = frozenset(
     {
         "rater",
@@ -122,7 +125,7 @@ def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
                     found.setdefault(pattern, []).append(path)
         if not any(_with_wildcard(p, i) in found for p in images for i in range(len(p.parts) - 1)):
             several = {p: files for p, files in found.items() if len(files) > 1}
-            return found if 2 * len(several) > len(found) else {}
+            return found if len(several) >= MIN_SEVERAL * len(found) else {}
     return {}
 
 

@@ -28,7 +28,7 @@ from medhybrid.draft.pair_table import table_of_pairs, unique_names
 from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
 from medhybrid.draft.places import do_places_vary
 from medhybrid.draft.samples import Samples, read_samples
-from medhybrid.draft.segments import count_segments, median_volumes_ml
+from medhybrid.draft.segments import count_segments, median_volumes_ml, on_missing
 from medhybrid.draft.series import series_folders
 from medhybrid.draft.stand_ins import lacked_channels
 from medhybrid.draft.studies import StudyRules, rules_of_studies
@@ -222,6 +222,7 @@ def _draft(
             *_on_sizes(samples),
             *_on_modalities(cases, root),
             *_on_partly(n_partly),
+            *(on_missing({c.name: c.n_cases for c in labels}, len(cases)) if segments and not n_partly else ()),
             *(f"{f.message}; {f.where} has {f.found}" for f in palette_findings(masks)),
             *_left_out(listed),
         ),

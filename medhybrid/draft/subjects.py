@@ -82,8 +82,14 @@ VISIT_FIRST = re.compile(
 DATED = re.compile(rf"^(?:{VISIT})(?![^\W_])", re.IGNORECASE)
 """The last part of a name that is a visit, also with more text: `2018-04-16`, `08-13-2005-NA-PET-CT`."""
 
+FOLLOWED = re.compile(rf"^(.+?)(?:[_.\- ](?:{VISIT}))?$", re.IGNORECASE)
+"""A name with or without a visit at its end: `LUNG-1` and `LUNG-1-FU`."""
+
 IDENTIFIER = re.compile(r"\d{3,}$")
 """End of a name that is the number of a person."""
+
+HASH = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{6,}", re.IGNORECASE)
+"""Identifier of a person in hexadecimal digits."""
 
 INNER_IDENTIFIER = re.compile(r"(?=(?:\D*\d){2})\w{4,}")
 """Identifier within a name: `6c613a14b80a8591`, `MRN123`."""
@@ -147,6 +153,7 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         PART_WORD,
         VISIT_FIRST,
         JOINED,
+        *([FOLLOWED] if _are_followed(names) else []),
     ):
         if (found_by := _with_pattern(whole, names)) is not None:
             return found_by
@@ -165,11 +172,21 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
                 n_more = min(g.count(separator) for g in groups)
                 word = f"[^{re.escape(separator)}]+"
                 first = f"^({word}(?:{re.escape(separator)}{word}){{{n_more}}})"
-                return first, _reason(Counter(m[1] for n in names if (m := re.search(first, n))))
+                found_first = Counter(m[1] for n in names if (m := re.search(first, n)))
+                if len(found_first) > 1:
+                    return first, _reason(found_first)
+                continue
             return (f"^(.+){last}" if is_plain else f"^(.+?)(?:{last})?") + f"{re.escape(end)}$", _reason(groups)
     if (found_by := _with_pattern(PARTLY_JOINED, names)) is not None:
         return found_by
     return None, _doubt(names) or _inner_doubt(names) or f"{EACH_IS_ONE}: the names show no subjects with several scans"
+
+
+def _are_followed(names: Sequence[str]) -> bool:
+    """Return whether each name with a visit at its end is that of another name without it."""
+    known = set(names)
+    first = [m[1] for n in names if (m := FOLLOWED.match(n)) and m[1] != n]
+    return bool(first) and known.issuperset(first)
 
 
 def _with_pattern(whole: re.Pattern[str], names: Sequence[str]) -> tuple[str, str] | None:
@@ -211,7 +228,7 @@ def _doubt(names: Sequence[str]) -> str:
             groups = Counter(p[0] for p in parts)
             name, most = groups.most_common(1)[0]
             by_number = Counter(p[1] for p in parts)
-            if _are_two_kinds(groups) and max(by_number.values()) > 1:
+            if _are_two_kinds(groups) and max(by_number.values()) > 1 and not _are_dates(parts):
                 number = by_number.most_common(1)[0][0]
                 pattern = f"{re.escape(separator)}([0-9]+)$"
                 both = " and ".join(sorted(groups))
@@ -349,11 +366,12 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
     if len(groups) < 2 or not several or sorted(several)[len(several) // 2] > MAX_SCANS:
         return None
     if (len(groups) < MIN_PEOPLE and all(map(END_OF_GROUP.search, groups))) or (
-        all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups)
+        all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups) and not _are_dates(parts)
     ):
         return None
-    are_people = all(IDENTIFIER.search(first) for first, n in groups.items() if n > 1)
-    if all(IDENTIFIER.fullmatch(last) for _, last in parts) and all(map(ACRONYM.fullmatch, groups)):
+    are_people = all(IDENTIFIER.search(first) or HASH.fullmatch(first) for first, n in groups.items() if n > 1)
+    are_numbers = all(IDENTIFIER.fullmatch(last) and not DATED.fullmatch(last) for _, last in parts)
+    if are_numbers and all(map(ACRONYM.fullmatch, groups)):
         return None  # `CHUM-001`: a hospital and the number of a person
     if sum(several) < len(parts) / 2:
         # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end separates no cases
@@ -361,6 +379,12 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
         is_visit = all(DATED.match(last) for _, last in parts)
         return groups if len(groups) >= len(parts) / 2 and (is_alike or is_visit or are_people) else None
     return groups if is_repeated or is_session or are_people else None
+
+
+def _are_dates(parts: Sequence[Sequence[str]]) -> bool:
+    """Return whether names end in the dates of visits, which two persons do not share."""
+    dates = [p[-1] for p in parts]
+    return len(set(dates)) == len(dates) and all(map(DATED.fullmatch, dates))
 
 
 def _are_two_kinds(groups: Counter[str]) -> bool:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
@@ -306,10 +306,19 @@ def _studies(
         for found in splits:
             members, lost = ([e for e in found if bool(e.problem) == is_lost] for is_lost in (False, True))
             if members:
-                case = key if is_numbered else members[0].name if len(splits) > 1 else _study_name(members, root)
+                case = key if is_numbered else _shared_name(members) if len(splits) > 1 else _study_name(members, root)
                 others = [e.name for e in together if e not in found]
                 items.append(_study(case, members, lost, others, is_numbered, channels, channel_map, table, root))
     return items
+
+
+def _shared_name(members: Sequence[ScanEntry]) -> str:
+    """Return the words that the names of a scan's files begin or end with: `P0` of `P0_flair` and `P0_t1`."""
+    words = [re.findall(r"[^\W_]+|[\W_]+", e.name) for e in members]
+    start = "".join(w[0] for w in takewhile(lambda w: len(set(w)) == 1, zip(*words, strict=False)))
+    from_end = zip(*(reversed(w) for w in words), strict=False)
+    end = "".join(reversed([w[0] for w in takewhile(lambda w: len(set(w)) == 1, from_end)]))
+    return re.sub(r"[\W_]+$", "", start) or re.sub(r"^[\W_]+", "", end) or members[0].name
 
 
 def _study(

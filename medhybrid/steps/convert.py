@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -77,8 +77,22 @@ def convert(
                 "%d volumes were renamed, since their names are taken: %s", len(renamed), ", ".join(renamed[:5])
             )
         names = {r.name for r in rows if r.state == "written"}
+        if left := _left_of_series(found.entries, names, written):
+            logger.warning(
+                "%d volumes of an earlier call are of series that have other volumes now: %s. Remove these files from %s",
+                len(left),
+                ", ".join(f"{n}.nii.gz" for n in left[:5]),
+                printable_path(out),
+            )
         _write_table(out / "table.csv", rows, _earlier_rows(out / "table.csv", names, written))
     return rows
+
+
+def _left_of_series(entries: Sequence[ScanEntry], names: Collection[str], written: WrittenFiles) -> list[str]:
+    """Return earlier volumes of the series of this call, which it did not write: the series has more or fewer volumes now."""
+    known = {e.name.removesuffix(f"__{e.part}") for e in entries if e.kind == "dicom" and e.name in names}
+    earlier = [n for n in written.names if n not in names and (n in known or n.partition("__")[0] in known)]
+    return [n for n in earlier if written.is_ours(f"{n}.nii.gz")]
 
 
 def _convert_one(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.config import StudyConfig, load_config
+from medhybrid.data.layouts import list_dataset
+from medhybrid.data.splits import load_folds
 from medhybrid.draft import Draft, config_text, draft_study
 from medhybrid.draft.subjects import SUBJECT_PATTERN
 from medhybrid.errors import ConfigError, DataError, OutputError
@@ -83,7 +85,23 @@ def init_study(
         reporter.message(remark)
     if SUBJECT_PATTERN in draft.subject_reason:
         reporter.message(draft.subject_reason)
+    if problem := _problem_of_folds(config):
+        reporter.message(f"correct before medhybrid preprocess: {problem}")
     return Initialised(path, config, draft)
+
+
+def _problem_of_folds(config: StudyConfig) -> str:
+    """Return why `preprocess` would refuse the folds of the dataset, or an empty text.
+
+    Studies are not listed again, which takes long; they have no list with folds.
+    """
+    if config.data.layout == "studies":
+        return ""
+    try:
+        load_folds(config.data, list_dataset(config.data).cases)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def config_for_data(

@@ -15,6 +15,7 @@ from medhybrid.data.dataset import CHOSEN, IN_USE, PLAN_ONLY, PREPARED, PrepareT
 from medhybrid.data.dataset_checks import ct_findings, removed_label_findings
 from medhybrid.data.grid_loss import grid_findings
 from medhybrid.data.layouts import Case
+from medhybrid.data.missing_segments import missing_segment_findings
 from medhybrid.data.palettes import palette_findings
 from medhybrid.data.plan import Plan
 from medhybrid.data.source import save_source
@@ -106,6 +107,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter, alone: co
         findings += grid_findings(load_record(folder / "cases" / name), plan)
     findings += ct_findings(measured, [c.name for c in config.data.channels if c.modality == "CT"])
     findings += removed_label_findings(folder / "cases", measured, plan)
+    findings += missing_segment_findings([c for c in usable if c.name not in failed_cases], config.data)
     findings += palette_findings({c.name: c.mask.paths[0] for c in usable if c.mask is not None})
     left_out = sorted({f.where for f in findings if f.severity == "error"})
 

@@ -11,6 +11,7 @@ from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.layouts.label_files import files_of_mask
 from medhybrid.data.load import load_image, load_mask
+from medhybrid.data.missing_segments import missing_segment_findings
 from medhybrid.errors import DataError
 from medhybrid.scans import Scan
 from tests.synthetic import AFFINE, save_nifti
@@ -46,6 +47,21 @@ def test_each_file_gives_the_value_of_its_label(folder: Path) -> None:
     expected[2:8, 2:7, 2:6] = 3
     expected[3:5, 3:5, 3:5] = 7
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("annotated", [None, ("liver",)])
+def test_a_label_without_a_file_is_named_unless_its_case_does_not_have_it(
+    annotated: tuple[str, ...] | None, folder: Path
+) -> None:
+    (folder / "masks" / "Tumor.nii.gz").rename(folder / "elsewhere.nii.gz")
+    save_nifti(folder / "masks" / "empty.nii.gz", np.zeros(SHAPE, np.uint8))
+    values = {"root": str(folder), "channels": [{"name": "CT"}], "labels": {"liver": 3, "tumour": 7}}
+    data = DataConfig.model_validate(values | {"other_segments": "ignore"})
+    case = Case("a", "a", (Files((folder / "ct.nii.gz",)),), files_of_mask(folder / "masks"), annotated=annotated)
+
+    found = missing_segment_findings([case], data)
+
+    assert [f.found for f in found] == ([] if annotated else ["none for tumour"])
 
 
 def test_overlapping_labels_are_refused_unless_their_order_counts(folder: Path) -> None:

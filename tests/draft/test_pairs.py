@@ -457,3 +457,24 @@ def test_folders_of_groups_are_no_part_of_the_name_of_a_channel(tmp_path: Path, 
     found = paired(tmp_path, [n for c in cases for n in (image.format(*c), f"masks/{c[0]}.nii")])
 
     assert found == {f"masks/{c[0]}.nii": {channel: image.format(*c)} for c in cases}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("{0}_seg.nii.gz", "{0}_lesion_seg.nii.gz"),
+        ("{0}/mask.nii.gz", "{0}/mask_tumour.nii.gz"),
+        ("d/{0}_T1w_seg-manual.nii.gz", "d/{0}_T1w_lesion-manual.nii.gz"),
+    ],
+)
+def test_a_second_mask_beside_the_first_is_not_called_a_mask_without_an_image(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    for i in range(4):
+        case = f"sub-{i}"
+        image = f"{case}/t1.nii.gz" if "/" in first and not first.startswith("d") else f"{case}_T1w.nii.gz"
+        write_pair(tmp_path, image, first.format(case), seed=i)
+        write_pair(tmp_path, image, second.format(case), seed=i)
+
+    with pytest.raises(DataError, match="masks of two kinds"):
+        find_pairs(tmp_path)

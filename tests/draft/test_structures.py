@@ -60,6 +60,27 @@ PLACES = {
 }
 
 
+@pytest.mark.parametrize("place", [*PLACES.values(), ("{case}/ct.nii.gz", "{case}/segmentations/{label}.nii.gz")])
+@pytest.mark.parametrize("n_without", [1, 3])
+def test_cases_may_lack_the_file_of_a_label_which_is_said(
+    n_without: int, place: tuple[str, str], tmp_path: Path
+) -> None:
+    for i in range(6):
+        values, both = blob_case(i, (12, 10, 8))
+        case = f"Patient_{i:02d}"
+        save_nifti(tmp_path / "d" / place[0].format(case=case), values)
+        for value, label in enumerate(("liver", "spleen"), start=1):
+            if label == "liver" or i >= n_without:
+                mask = ((both > 0) & (np.arange(12)[:, None, None] % 2 == value - 1)).astype(np.uint8)
+                save_nifti(tmp_path / "d" / place[1].format(case=case, label=label), mask)
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    assert sorted(made.config.data.labels) == ["liver", "spleen"]
+    assert made.draft.n_cases == 6
+    assert [r for r in made.draft.remarks if f"(spleen in {n_without})" in r]
+
+
 @pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
 @pytest.mark.parametrize("labels", [("liver", "left kidney"), ("Left_Lung", "Right_Lung"), ("aorta", "Bone_Mandible")])
 def test_masks_of_one_label_are_joined_wherever_they_are(

@@ -52,6 +52,39 @@ def test_dates_that_differ_from_scan_to_scan_are_visits() -> None:
     assert subjects_by_name(list(truth)) == truth
 
 
+@pytest.mark.parametrize(
+    ("people", "scans"),
+    [
+        (["AB", "CD", "XYZ"], ["20181118", "20200708"]),
+        (["a87ff679", "cfcd2084", "eccbc87e"], ["3416a75f", "e4da3b7f"]),
+    ],
+    ids=["initials and dates", "hexadecimal identifiers"],
+)
+def test_people_are_the_first_word_before_a_date_or_another_identifier(people: list[str], scans: list[str]) -> None:
+    """Each scan has a date or identifier of its own, so that only the first word is shared."""
+    truth = {
+        f"{p}_{s[:-1]}{n}" if not s.isdecimal() else f"{p}_{int(s) + 10 * n}": p
+        for n, p in enumerate(people)
+        for s in scans
+    }
+
+    assert subjects_by_name(list(truth)) == truth
+
+
+@given(st.integers(2, 9), st.sampled_from(["FU", "fu2", "post", "20200131", "followup"]), st.sampled_from("_-."))
+def test_a_follow_up_is_of_the_person_without_it(n: int, word: str, separator: str) -> None:
+    people = [f"LUNG-{i}" for i in range(1, n + 1)]
+    truth = {p: p for p in people} | {f"{p}{separator}{word}": p for p in people[: n // 2 + 1]}
+
+    assert subjects_by_name(list(truth)) == truth
+
+
+def test_two_sequences_with_the_dates_of_the_same_visits_are_not_two_people() -> None:
+    names = [f"{kind}_{date}" for kind in ("CT", "MR") for date in ("20190101", "20200303")]
+
+    assert subjects_by_name(names) == {n: n for n in names}
+
+
 def test_four_groups_called_training_are_not_taken_for_people() -> None:
     names = [f"training0{i}_0{v}" for i in range(1, 5) for v in range(1, 5)]
 

@@ -9,6 +9,8 @@ import pytest
 from medhybrid.data.layouts import Listing, list_dataset
 from medhybrid.errors import DataError
 from medhybrid.steps.init import Initialised, init_study
+from tests.draft.test_draft import write_pair
+from tests.planning.test_others import Messages
 from tests.synthetic import blob_case, save_nifti
 
 
@@ -152,3 +154,21 @@ def test_a_column_of_diagnoses_is_no_list_of_labels(tmp_path: Path) -> None:
     assert [c.problem for c in listing.cases] == [None] * 3
     assert all(c.annotated is None for c in listing.cases)
     assert any("columns of list.csv are not used: labels" in r for r in made.draft.remarks)
+
+
+def test_numbers_in_a_column_for_parts_are_refused(tmp_path: Path) -> None:
+    """They may be 0 for training and 2 for testing, and the test cases would train."""
+    with pytest.raises(DataError, match="numbers, which do not say what is for testing"):
+        drafted(tmp_path, "case,T1,mask,split", [f"p{i},I,M,{i % 3}" for i in range(6)])
+
+
+def test_folds_that_preprocess_refuses_are_named(tmp_path: Path) -> None:
+    reporter = Messages()
+    for i in range(6):
+        write_pair(tmp_path / "d", f"img/{i}.nii.gz", f"lab/{i}.nii.gz", seed=i)
+    rows = [f"p{i},img/{i}.nii.gz,lab/{i}.nii.gz,{1 + i % 3}" for i in range(6)]
+    (tmp_path / "d" / "cases.csv").write_text("\n".join(["case,T1,mask,fold", *rows]))
+
+    init_study(tmp_path / "d", tmp_path / "study.yaml", reporter=reporter)
+
+    assert [m for m in reporter.shown if "not numbered from 0" in m]

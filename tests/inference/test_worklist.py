@@ -37,6 +37,19 @@ def test_four_dimensional_files_numbered_files_and_studies(tmp_path: Path) -> No
     np.testing.assert_array_equal(items["whole"].read(["T1", "FLAIR"]).array[1], image + 1)
 
 
+@pytest.mark.parametrize(("names", "case"), [(("P0_T1", "P0_FLAIR"), "P0"), (("T1-P0", "FLAIR-P0"), "P0")])
+def test_scans_that_share_a_folder_have_the_words_that_their_files_share(
+    names: tuple[str, str], case: str, tmp_path: Path
+) -> None:
+    for name in names:
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+        save_nifti(tmp_path / f"{name.replace('P0', 'P1')}.nii.gz", blob_case(1)[0])
+
+    items = make_worklist(discover(tmp_path), CHANNELS, MAP).items
+
+    assert sorted(i.case for i in items) == [case, case.replace("P0", "P1")]
+
+
 def test_an_optional_channel_may_be_absent_and_a_required_one_may_not(tmp_path: Path) -> None:
     image, _ = blob_case(0)
     save_nifti(tmp_path / "s1" / "x_FLAIR.nii.gz", image)

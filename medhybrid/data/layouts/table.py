@@ -159,6 +159,13 @@ def split_column(table: Table, channels: Sequence[str], name: str) -> str:
     taken = {c.casefold() for c in channels}
     columns = [c for name in SPLIT_NAMES if name not in taken and (c := table.column(name)) is not None]
     found = [c for c in columns if any(part_of(row[c]) for _, row in table.rows)]
+    if coded := [c for c in columns if c not in found and _has_codes(table, c)]:
+        raise DataError(
+            f"{name}: the column `{coded[0]}` has numbers, which do not say what is for testing",
+            expected="train, val or test",
+            found=", ".join(sorted({row[coded[0]] for _, row in table.rows} - {""})[:5]),
+            remedy="write these words in their place; if the numbers are folds, name the column `fold`; otherwise rename it",
+        )
     if not found:
         others = {table.column(n) for n in ("case", "mask", "subject", "fold")}
         unnamed = [c for c in table.columns if c and c not in others and c.casefold() not in taken]
@@ -179,6 +186,12 @@ def split_column(table: Table, channels: Sequence[str], name: str) -> str:
                 remedy="correct the line, or rename the column that should be ignored",
             )
     return found[0] if found else ""
+
+
+def _has_codes(table: Table, column: str) -> bool:
+    """Return whether a column has several different numbers and nothing else."""
+    values = {row[column] for _, row in table.rows if not is_blank(row[column])}
+    return len(values) > 1 and all(v.isdecimal() for v in values)
 
 
 def _has_parts_alone(table: Table, column: str) -> bool:

@@ -26,6 +26,7 @@ from medhybrid.scans.dicom.moments import seconds_of, seconds_of_both, unwrapped
 from medhybrid.scans.dicom.references import read_masks
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_entry, read_scan
+from medhybrid.steps.convert import convert
 from tests.scans.dicom import test_dimensions as enhanced
 from tests.scans.dicom.test_awkward import Edit, copies, edit_all
 from tests.scans.dicom.test_references import CENTRE, OUTER, ellipse, write_rtstruct
@@ -165,6 +166,25 @@ def test_slices_that_turn_about_an_axis_are_no_localizer(series: list[Path]) -> 
     (entry,) = discover(series[0].parent).entries
 
     assert (entry.code, entry.skip_reason) == ("mixed_orientation", "")
+
+
+def test_an_earlier_volume_of_a_series_that_has_more_volumes_now_is_named(
+    series: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    convert(series[0].parent, out=out)
+    assert not caplog.messages
+    edit_all(series, lambda d, _: setattr(d, "EchoTime", "10"))
+    copies(series, lambda d, _: setattr(d, "EchoTime", "80"))
+
+    convert(series[0].parent, out=out)
+
+    assert [m for m in caplog.messages if "1 volumes of an earlier call" in m and "series.nii.gz" in m]
+    assert sorted(p.name for p in out.glob("*.nii.gz")) == [
+        "series.nii.gz",
+        "series__echo_1.nii.gz",
+        "series__echo_2.nii.gz",
+    ], "files are not removed"
 
 
 # --- pixels and rescaling ---------------------------------------------------------------------------------------------
