@@ -55,6 +55,8 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
         if len(chosen) > 1:
             chosen = [m for m in chosen if m not in nameless] or chosen
             chosen = [m for m in chosen if m.parent == image.parent] or chosen
+            spelt = set(spelt_words(stem_of(image)))  # `P1` and `p1` may be two cases
+            chosen = [m for m in chosen if spelt.issuperset(_own_spelt_words(m))] or chosen
         return chosen
 
     alone = []
@@ -76,6 +78,11 @@ def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, d
                 assigned[chosen[0]].append(image)
     named = {mask: _by_channel(mask, found, images, masks[mask]) for mask, found in assigned.items()}
     return _without_others(masks, images, named)
+
+
+def _own_spelt_words(mask: Path) -> set[str]:
+    """Return the words of a mask's name in their spelling, without those for masks."""
+    return {w for w in spelt_words(stem_of(mask)) if w.lower() not in MASK_WORDS}
 
 
 def assign_more_images(

@@ -65,6 +65,9 @@ VERSION_WORDS = frozenset(
 ODD, MIN_FILES = 0.1, 5
 """Share of odd files, at least one, that do not decide which words are usual; and the least number of files for this."""
 
+MAX_ASKED = 8
+"""Number of files whose kind is looked at."""
+
 MIN_SHARE = 0.2
 """A channel that fewer cases have is not used."""
 
@@ -174,7 +177,8 @@ def find_pairs(
     found = without_groups({m: found for m, found in assigned.items() if found})
     found = as_one_channel(join_spellings(found))
     _refuse_two_kinds(mask_keys, found)
-    rivals = _rivals(mask_keys, image_keys)
+    paired = {i for of in found.values() for i in of.values()}
+    rivals = _rivals(mask_keys, {i: words for i, words in image_keys.items() if i not in paired})
     named: set[Path] = set()
     for mask, more in _further_masks(mask_keys, found).items():
         of_mask = sorted(found.pop(mask).values())
@@ -261,6 +265,14 @@ def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Pa
     labels = Counter(stem_of(m) for m in masks)
     if len(masks) < 2 * len(images) or min(labels.values()) == 1:
         return
+    if all(is_raster(m) and not any(is_raster(i) for i in images[:MAX_ASKED]) for m in masks[:MAX_ASKED]):
+        raise DataError(
+            f"{printable_path(root)} has masks of single slices beside whole scans",
+            expected="one mask for each scan, on its grid",
+            found=f"{len(masks)} image files such as {masks[0]}, beside {len(images)} scans such as {images[0]}",
+            remedy="join the slices of each scan to a mask in NIfTI, in their order and with its position, and check some in a "
+            "viewer",
+        )
     are_observers = any(map(names_observer, labels))
     raise DataError(
         f"{printable_path(root)} has several masks for each image",

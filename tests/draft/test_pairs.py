@@ -5,12 +5,15 @@ from __future__ import annotations
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medhybrid.draft.pairs import find_pairs
 from medhybrid.errors import DataError
 from medhybrid.steps.init import init_study
 from tests.draft.test_draft import write_pair
+from tests.synthetic import blob_case, save_nifti
 
 
 def paired(root: Path, names: list[str]) -> dict[str, dict[str, str]]:
@@ -477,4 +480,28 @@ def test_a_second_mask_beside_the_first_is_not_called_a_mask_without_an_image(
         write_pair(tmp_path, image, second.format(case), seed=i)
 
     with pytest.raises(DataError, match="masks of two kinds"):
+        find_pairs(tmp_path)
+
+
+def test_names_that_differ_in_upper_and_lower_case_only_are_two_cases(tmp_path: Path) -> None:
+    for name in ("P1", "p1", "P2", "p2"):
+        write_pair(tmp_path, f"img/{name}.nii.gz", f"seg/{name}.nii.gz")
+
+    pairs = find_pairs(tmp_path)
+
+    assert pairs is not None
+    assert sorted((p.mask.name, p.images["image"].name) for p in pairs.pairs) == [
+        (f"{n}.nii.gz", f"{n}.nii.gz") for n in ("P1", "P2", "p1", "p2")
+    ]
+    assert not pairs.left_out
+
+
+def test_masks_of_single_slices_beside_whole_scans_are_named_as_such(tmp_path: Path) -> None:
+    for case in ("1", "2", "3"):
+        save_nifti(tmp_path / case / "ct.nii.gz", blob_case(0, (12, 10, 4))[0])
+        for k in range(4):
+            (tmp_path / case / "Ground").mkdir(exist_ok=True)
+            Image.fromarray(np.eye(12, dtype=np.uint8) * 255).save(tmp_path / case / "Ground" / f"liver_GT_{k:03d}.png")
+
+    with pytest.raises(DataError, match="masks of single slices beside whole scans"):
         find_pairs(tmp_path)
