@@ -66,7 +66,7 @@ SECTIONS = {
         "export",
         "import_nnunet",
     ),
-    "Review": ("report", "compare", "Comparison", "promote", "Promotion"),
+    "Review": ("report", "label_next", "Unlabelled", "compare", "Comparison", "promote", "Promotion"),
     "Progress": ("Reporter",),
     "Demo": ("write_demo_data",),
 }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.export import export
     from medhybrid.steps.import_nnunet import import_nnunet
     from medhybrid.steps.inspect import Inspection, inspect
+    from medhybrid.steps.label_next import Unlabelled, label_next
     from medhybrid.steps.models import ModelList, models
     from medhybrid.steps.predict import FolderResult, PredictOptions, predict
     from medhybrid.steps.preprocess import Preparation, preprocess
@@ -65,6 +66,7 @@ _HOMES = {
     "StudyConfig": "medhybrid.config",
     "Training": "medhybrid.steps.train_all",
     "Tuning": "medhybrid.steps.tune",
+    "Unlabelled": "medhybrid.steps.label_next",
     "compare": "medhybrid.steps.compare",
     "compare_settings": "medhybrid.steps.compare_settings",
     "convert": "medhybrid.steps.convert",
@@ -73,6 +75,7 @@ _HOMES = {
     "export": "medhybrid.steps.export",
     "import_nnunet": "medhybrid.steps.import_nnunet",
     "inspect": "medhybrid.steps.inspect",
+    "label_next": "medhybrid.steps.label_next",
     "load_config": "medhybrid.config",
     "load_model": "medhybrid.runs.models",
     "load_search": "medhybrid.config",
@@ -112,6 +115,7 @@ __all__ = [
     "StudyConfig",
     "Training",
     "Tuning",
+    "Unlabelled",
     "__version__",
     "compare",
     "compare_settings",
@@ -121,6 +125,7 @@ __all__ = [
     "export",
     "import_nnunet",
     "inspect",
+    "label_next",
     "load_config",
     "load_model",
     "load_search",

@@ -23,6 +23,9 @@ from medhybrid.cli.options import (
 )
 from medhybrid.errors import ConfigError
 
+SHOWN = 10
+"""Number of ranked scans that are printed."""
+
 if TYPE_CHECKING:
     from medhybrid.progress import Reporter
 
@@ -115,15 +118,28 @@ def report(
     ignore_value: IgnoreValue = None,
     config: ReferenceConfig = "",
     layout: Annotated[str, typer.Option(help="single (one file), pages, or auto (by the number of scans).")] = "auto",
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled", help="Rank the unlabelled scans by what a reference mask would teach; needs --model."
+        ),
+    ] = False,
+    model: Annotated[str, typer.Option("--model", help="The model of the predict call, for --unlabelled.")] = "",
     deidentify: Deidentify = None,
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
     """Write an HTML report for the output folder of predict.
 
-    The file report.html in it shows the segmented structures, masks that need review, and scans without a mask.
+    The file report.html in it shows the segmented structures, masks that need review, and scans without a mask. With
+    --unlabelled, label_next.csv is written instead: the scans to label next, with --references without those that have one.
     """
     from medhybrid.steps.report import report as run
+
+    if unlabelled != bool(model):
+        raise ConfigError("--unlabelled and --model belong together", expected="both, or neither")
+    if unlabelled:
+        return _label_next(folder, model, scans, references, deidentify, mode, call_of(context).reporter(quiet))
 
     if layout not in ("auto", "single", "pages"):
         raise ConfigError(f"unknown --layout {layout!r}", expected="auto, single or pages")
@@ -141,6 +157,25 @@ def report(
             reporter=reporter,
         )
     reporter.message(f"{path}: open it in a browser, or medhybrid review {folder}")
+    return 0
+
+
+def _label_next(
+    folder: Path,
+    model: str,
+    scans: Path | None,
+    references: Path | None,
+    deidentify: Path | None,
+    mode: str,
+    reporter: Reporter,
+) -> int:
+    from medhybrid.steps.label_next import TABLE, label_next
+
+    with patient_files(mode):
+        rows = label_next(folder, model, scans=scans, references=references, deidentify=deidentify, reporter=reporter)
+    shown = [[str(n), r.case, f"{r.score:.3f}", f"{r.distance:.2f}"] for n, r in enumerate(rows[:SHOWN], start=1)]
+    reporter.table("To label next", ["rank", "case", "expected Dice", "distance"], shown)
+    reporter.message(f"{len(rows)} unlabelled scans: {folder / TABLE}")
     return 0
 
 

@@ -132,6 +132,7 @@ OUTPUT = FolderKind(
         **dict.fromkeys(STARTED_NAMES, ("*.json",)),
         "results.csv": (),
         "work.csv": (),
+        "label_next.csv": (),
         "run.json": (),
         "report": ("*.html", "viewer.js"),
         "report.html": (),

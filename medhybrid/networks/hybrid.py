@@ -111,6 +111,12 @@ class SegmentationNetwork(nn.Module):
             context = torch.full((image.shape[0], self.n_context), torch.nan, device=image.device)
         return Study(presence, context)
 
+    def coarsest_map(self, image: Tensor) -> Tensor:
+        """Return the coarsest map (B, D, X/s, Y/s, Z/s) of images (B, C, X, Y, Z), which the decoder starts from."""
+        study = self.study_of(image)
+        x: Tensor = self.encoder(image, study)[-1]
+        return x if self.bottleneck is None else self.bottleneck(x, study)
+
     def forward(self, image: Tensor, context: Tensor | None = None, stem_features: Tensor | None = None) -> Logits:
         """Compute the logits of images (B, C, X, Y, Z).
 
