@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
+from medhybrid.data.channel_words import names_channel
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, datasets_below, folder_of_datasets, list_dataset, recognise
@@ -57,6 +58,11 @@ REMOVE = "if it is a label, add it to data.labels, and remove data.ignore_value"
 
 OBJECTS_MARGIN = 4
 """Masks that are not sampled may have more objects, by up to this factor."""
+
+ONE_CHANNEL = "one channel has all of them; to train on one, move the others away"
+
+SEQUENCES = ("T1", "T1ce", "T2", "FLAIR", "DWI", "ADC", "PD", "SWI")
+"""Sequences that are looked for in the names of images."""
 
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -265,16 +271,18 @@ def _cases(
 
 
 def _on_modalities(cases: Sequence[Case], root: Path) -> list[str]:
-    """Return a remark if the images of a single channel are CT by some of their names, and MR by others."""
+    """Return a remark if the images of a single channel are CT and MR, or of several sequences, by their names."""
     files = [f.paths[0] for c in cases if len(c.images) == 1 and (f := c.images[0]) is not None]
     images = [str(p.relative_to(root) if p.is_relative_to(root) else p) for p in files]
     n_ct, n_mr = (sum(bool(words.search(path)) for path in images) for words in (CT_WORDS, MR_WORDS))
     both = sum(bool(CT_WORDS.search(path) and MR_WORDS.search(path)) for path in images)
-    if both or not n_ct or not n_mr:
+    if not both and n_ct and n_mr:
+        return [f"{n_ct} images are CT and {n_mr} MR by their names: {ONE_CHANNEL}"]
+    several = {s: n for s in SEQUENCES if (n := sum(names_channel(p.name, s) for p in files))}
+    if len(several) < 2 or sum(several.values()) != len(files):
         return []
-    return [
-        f"{n_ct} images are CT and {n_mr} MR by their names: one channel has both; to train on one, move the others away"
-    ]
+    shown = ", ".join(f"{n} {s}" for s, n in several.items())
+    return [f"the images are of several sequences by their names ({shown}): {ONE_CHANNEL}"]
 
 
 def _on_sizes(samples: Samples) -> tuple[str, ...]:

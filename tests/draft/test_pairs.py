@@ -505,3 +505,15 @@ def test_masks_of_single_slices_beside_whole_scans_are_named_as_such(tmp_path: P
 
     with pytest.raises(DataError, match="masks of single slices beside whole scans"):
         find_pairs(tmp_path)
+
+
+def test_several_sequences_in_one_channel_are_named(tmp_path: Path) -> None:
+    for i in range(3):
+        for sequence in ("T1w", "T2w"):
+            name = f"sub-{i}_{sequence}"
+            write_pair(tmp_path / "d", f"images/{name}.nii.gz", f"masks/{name}.nii.gz", seed=i)
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    assert len(made.config.data.channels) == 1
+    assert [r for r in made.draft.remarks if "of several sequences by their names (3 T1, 3 T2)" in r]
