@@ -560,6 +560,21 @@ def test_planning_trials_records_a_training_of_the_inner_split(
     assert not validated & set(VALIDATION)
 
 
+def test_label_next_compares_ranked_scans_with_scans_at_random(
+    tiny: Tiny, script: Load, results: Path, tmp_path: Path
+) -> None:
+    network = ["network.widths=[8,16]", "network.blocks=[1,1]", "network.depth=1", "prepare.patch_size=[16,16,8]"]
+    sizes = ["--first", "2", "--more", "2", "--steps", "2", "--seeds", "0", "--work", str(tmp_path)]
+
+    script("label_next").main([f"tiny={tiny.root}", *sizes, *network])
+
+    (record,) = [json.loads(line) for line in (results / "label_next.jsonl").read_text().splitlines()]
+    assert set(record["dice"]) == {"few", "ranked", "random"}
+    assert len(record["ranked"]) == len(record["random"]) == 2
+    assert not set(record["first"]) & {*record["ranked"], *record["random"]}
+    assert not set(VALIDATION) & {*record["first"], *record["ranked"], *record["random"]}
+
+
 def test_practices_compares_settings_and_repeats_no_recorded_training(
     tiny: Tiny, script: Load, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
