@@ -41,6 +41,7 @@ DERIVED = re.compile(
 
 OTHER_MASKS = re.compile(
     r"(?:(?:(brain|bet|skull|skullstrip\w*|(?:de)?fac(?:e|ing)|foreground|background|fov|valid|noise)|^(head|body))[_\-. ]*mask"
+    r"|(?<![a-z])brain[_\-. ]*(?:parenchyma)?[_\-. ]*segmentation$"
     r"|mask[_\-. ]*(?:of[_\-. ]*)?(brain|bet|skull|(?:de)?face|foreground|background|fov|valid|noise|head|body)$)",
     re.IGNORECASE,
 )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from medhybrid.config import DataConfig
 from medhybrid.data.checks import Finding
 from medhybrid.data.label_masks import has_label_files
 from medhybrid.data.layouts import Case
+from medhybrid.data.layouts.case import strip_suffix
 from medhybrid.data.segments import SegmentRules, match_names
 from medhybrid.errors import DataError, ScanError
 from medhybrid.scans.dicom.references import reference_kind, reference_names
+from medhybrid.scans.slicer_segments import segments_of_nrrd
+from medhybrid.scans.walk import visible_files
 
 
 def missing_segment_findings(cases: Sequence[Case], config: DataConfig) -> list[Finding]:
@@ -43,6 +47,22 @@ def missing_segment_findings(cases: Sequence[Case], config: DataConfig) -> list[
     return findings
 
 
+def missing_labels(path: Path, rules: SegmentRules) -> list[str]:
+    """Return the labels without a file or segment in a mask: a folder with a file for each label, or a file with segments.
+
+    The list is empty for label maps, and for masks that cannot be read.
+    """
+    try:
+        if path.is_dir():
+            names: Sequence[str] = [strip_suffix(p.name) for p in visible_files(path)]
+        else:
+            names = reference_names(path) if reference_kind(path) else list(segments_of_nrrd(path))
+        chosen = match_names(names, rules, case="") if names else {}
+    except (DataError, ScanError, OSError):
+        return []
+    return [label for label in chosen if not chosen[label]]
+
+
 def _names_of(case: Case, rules: SegmentRules) -> Sequence[str]:
     """Return the names of the files or segments of a mask; none match a label if it is a label map."""
     assert case.mask is not None
@@ -52,4 +72,4 @@ def _names_of(case: Case, rules: SegmentRules) -> Sequence[str]:
     return reference_names(path) if len(case.mask.paths) == 1 and path.is_file() and reference_kind(path) else ()
 
 
-__all__ = ["missing_segment_findings"]
+__all__ = ["missing_labels", "missing_segment_findings"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,10 @@ LIST_WORDS = frozenset(
 )
 """Words beside that of the part in the name of a list."""
 
+USED = " are those of "
+
+MAX_TABLES_BELOW = 12
+
 TABLES, LISTS = ("*.[cC][sS][vV]", "*.[tT][sS][vV]"), "*.txt"
 
 
@@ -93,6 +98,11 @@ def find_assignments(root: Path, cases: Mapping[str, Iterable[str]]) -> Assignme
                 lists[path] = named
         except DataError as error:
             found.remarks.append(f"{printable_path(path.name)} is not used: {error}")
+    for path in _tables_below(root):
+        others = len(found.remarks)
+        with suppress(DataError):
+            _read_one(path, known, cases, found)
+        found.remarks[others:] = [r for r in found.remarks[others:] if USED in r]
     _read_lists(root, known, cases, found, lists)
     return found
 
@@ -102,6 +112,12 @@ def _tables(root: Path) -> list[Path]:
     own = [p for pattern in TABLES for p in root.glob(pattern)]
     below = [p for pattern in TABLES for p in root.glob(f"*/{pattern}") if _part_of_list(p)]
     return sorted(p for p in (*own, *below[:MAX_LISTS]) if not p.name.startswith("."))
+
+
+def _tables_below(root: Path) -> list[Path]:
+    """Return the other tables in the folders of a folder; none if there are many, as with a table for each case."""
+    found = [p for pattern in TABLES for level in ("*", "*/*") for p in root.glob(f"{level}/{pattern}")]
+    return [] if len(found) > MAX_TABLES_BELOW else sorted(p for p in found if not _part_of_list(p))
 
 
 def _known_names(cases: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
@@ -162,7 +178,7 @@ def _read_one(
         if _take(path.name, kind, c, table, named[key], cases, found)
     ]
     if used:
-        found.remarks.append(f"{' and '.join(used)} are those of {printable_path(path.name)}")
+        found.remarks.append(f"{' and '.join(used)}{USED}{printable_path(path.name)}")
     return set()
 
 

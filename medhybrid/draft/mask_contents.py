@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.draft.words import DERIVED_WORDS, is_mask_path, name_without_kind, path_words, stem_of
+from medhybrid.draft.words import DERIVED_WORDS, is_mask_path, name_without_kind, path_words, stem_of, words_of
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.reader import read_scan
 
@@ -101,6 +101,9 @@ def masks_by_contents(root: Path, paths: Sequence[Path]) -> list[Path]:
     paths : sequence of Path
         Files relative to `root`, none of which has the name of a mask.
     """
+    findings = sorted(p for p in paths if not FINDING_WORDS.isdisjoint(words_of(stem_of(p))))
+    if 0 < len(findings) < len(paths) and _are_label_maps(root, findings):
+        return findings
     kinds = {k: sorted(found) for k, found in kinds_of(paths).items()}
     if len(kinds) < 2:
         return []

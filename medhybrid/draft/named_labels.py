@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
     sizes: dict[str, list[float]] = {}
     combined: set[str] = set()
     alike: list[dict[tuple[str, str], float]] = []
+    odd_files: dict[str, Path] = {}
     masks = [c.mask for c in cases if c.mask is not None and c.mask.names]
     known = {joined_words(n): n for n in counts}
     for files in masks[:: max(1, len(masks) // MAX_MEASURED)][:MAX_MEASURED]:
@@ -59,6 +61,7 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
                 array: NDArray[Any] = round_labels(mask.array)
                 if np.count_nonzero(np.unique(array)) > 1:
                     several[label] = array > 0
+                    odd_files[label] = path
                 elif volume := float(np.count_nonzero(array)) * mask.grid.voxel_ml:
                     sizes.setdefault(label, []).append(volume)
                     if len(files.names) <= MAX_OBSERVERS:
@@ -69,6 +72,15 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
             joint = inside
             combined |= {n for n, of in several.items() if of.shape == joint.shape and _are_equal(of, joint)}
     _refuse_observers(alike)
+    if odd := {n: path for n, path in odd_files.items() if n not in combined}:
+        name, path = next(iter(odd.items()))
+        raise DataError(
+            f"the file of the label {name} has several values, beside files of other labels",
+            expected="a file with one value for each label, or one file with all labels",
+            found=path.name,
+            remedy="list the masks with several values in a table cases.csv with the columns case, mask and one per channel, "
+            "or move the other files to another folder",
+        )
     combined = combined if len(combined) < len(counts) else set()
     counts = {n: c for n, c in counts.items() if n not in combined}
     volumes = {n: float(np.median(found)) for n, found in sizes.items()}

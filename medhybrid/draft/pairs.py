@@ -129,7 +129,7 @@ def find_pairs(
     """
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
     paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
-    structures = structure_folders(paths) or (label_patterns(paths) if by_label else {})
+    structures = structure_folders(paths) or (label_patterns(_without_other_masks(paths)) if by_label else {})
     if by_label and not structures:
         return None
     paths = [*_without(paths, [f for files in structures.values() for f in files]), *structures]
@@ -174,6 +174,9 @@ def find_pairs(
     image_keys = {p: [w for w in words[p] if w not in of_images and w not in MASK_WORDS] for p in images}
     shared = _common([words[p] for p in images])
     assigned = assign_more_images(mask_keys, image_keys, shared, assign_images(mask_keys, image_keys, shared))
+    if not any(assigned.values()):  # `scan_001` and `mask_1`
+        mask_keys, image_keys = _unpadded(mask_keys), _unpadded(image_keys)
+        assigned = assign_images(mask_keys, image_keys, {w.lstrip("0") or w for w in shared})
     found = without_groups({m: found for m, found in assigned.items() if found})
     found = as_one_channel(join_spellings(found))
     _refuse_two_kinds(mask_keys, found)
@@ -240,6 +243,19 @@ def find_pairs(
 def _without(paths: Sequence[Path], others: Sequence[Path]) -> list[Path]:
     left_out = set(others)
     return [p for p in paths if p not in left_out]
+
+
+def _without_other_masks(paths: Sequence[Path]) -> list[Path]:
+    """Return paths without masks of preprocessing (`brain_segmentation`), if other masks remain."""
+    kept = [p for p in paths if not is_other_mask(stem_of(p), ())]
+    return kept if any(map(is_mask_path, kept)) else list(paths)
+
+
+def _unpadded(keys: Mapping[Path, list[str]]) -> dict[Path, list[str]]:
+    """Return the words of paths with numbers without zeros before them; unchanged if two paths would then be alike."""
+    plain = {p: [w.lstrip("0") or "0" if w.isdecimal() else w for w in words] for p, words in keys.items()}
+    n_alike = [len({(p.parent, *words) for p, words in of.items()}) for of in (keys, plain)]
+    return plain if n_alike[0] == n_alike[1] else dict(keys)
 
 
 def _further_labels(masks: dict[Path, list[str]], found: Mapping[Path, dict[str, Path]]) -> tuple[Path, Path] | None:

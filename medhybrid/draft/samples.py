@@ -147,6 +147,18 @@ class Samples:
         return len(set(cases)) == len(cases)
 
     @property
+    def may_number_objects(self) -> bool:
+        """Return whether each mask has the values 1 to n, with another n in many of them, as masks that number objects."""
+        by_case: dict[str, set[int]] = {}
+        for value, cases in self.volumes_ml.items():
+            for case in cases.keys() & self.sampled:
+                by_case.setdefault(case, set()).add(value)
+        counts = {len(values) for values in by_case.values()}
+        return len(counts) >= MIN_COUNTS - 1 and all(
+            values == set(range(1, len(values) + 1)) for values in by_case.values()
+        )
+
+    @property
     def n_objects(self) -> int:
         """Return the largest number of objects in a mask if the masks number objects, such as cells; 0 otherwise.
 

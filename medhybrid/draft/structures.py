@@ -20,6 +20,9 @@ MIN_SHARE = 0.5
 LABEL_SHARE = 0.45
 """The same for words of labels: one of two labels (`parotid` in left and right) has twice as many masks as a third."""
 
+LETTERS = 2
+"""Number of letters up to which a word for a label is not looked for within other words."""
+
 MIN_SEVERAL = 1 / 3
 """Share of the cases that have several of the labels; in the others, only one was drawn."""
 
@@ -146,6 +149,8 @@ def _pattern(path: Path, words: Sequence[str], more: set[str], *, is_folder: boo
     between = r"[\W_\d]*"
     beside = "|".join(map(re.escape, sorted(more))) or "(?!)"
     core = between.join(map(re.escape, words))
+    if len("".join(words)) <= LETTERS:  # `r` is no label in `brain_r_mask`'s first word
+        core = rf"(?<![^\W\d_]){core}(?![^\W\d_])"
     wanted = re.compile(f"(?:(?:{beside}){between})*{core}(?:{between}(?:{beside}))*", re.IGNORECASE)
     parts = [*path.parts[:-1], stem_of(path)]
     places = [i for i, part in enumerate(parts) if wanted.search(part)]

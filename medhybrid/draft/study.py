@@ -348,6 +348,11 @@ def _labels(names: JsonNames | None, samples: Samples, ignored: int | None) -> t
             shown = ", ".join(str(v) for v in unnamed[:8])
             remarks.append(f"values without a name in the masks: {shown}; they are added as labels")
         single = not named and len(unnamed) == 1
+        if not named and not samples.n_objects and samples.may_number_objects:
+            remarks.append(
+                "each mask has the values 1 to n, with another n in many: if they number objects of one kind, set one label "
+                "with all of these values in data.labels"
+            )
         if not named and (n_objects := samples.n_objects):
             remarks.append(
                 f"the masks number objects, up to {n_objects} in one: all objects are taken for one label. If the values are "

@@ -39,7 +39,8 @@ EXPORTED_COPY = re.compile(r"^(.+)_(?:jpe?g|png|bmp|tiff?)\.rf\.\w+$", re.IGNORE
 """A name of Roboflow, which exports several augmented copies of an image: `a_jpg.rf.0123abcd`."""
 
 VISIT = (
-    r"ses(?:sion)?[-_]?[^\W_]*|visit\d*|day\d+|week\d+|month\d+|tp\d*|time\d*|pre|post|baseline|follow\w*|fu\d*|(?:19|20)\d{2}-?[01]\d-?[0-3]\d"
+    r"ses(?:sion)?[-_]?[^\W_]*|visit\d*|day\d+|week\d+|month\d+|year\d+|tp\d*|time[_\-]?point[_\-]?\d*|time\d*|pre|post|baseline|follow\w*|fu\d*"
+    r"|(?:19|20)\d{2}[-_.]?[01]\d[-_.]?[0-3]\d"
     r"|[0-3]?\d[-.][0-3]?\d[-.](?:19|20)\d{2}"
 )
 """Words for a visit of a person, and its date."""
@@ -97,6 +98,15 @@ INNER_IDENTIFIER = re.compile(r"(?=(?:\D*\d){2})\w{4,}")
 ACRONYM = re.compile(r"[A-Z]{2,5}")
 """Name of a hospital or a kind of tumour before the number of a person: `CHUM-001`, `HGG_012`."""
 
+DATE_AT_END = re.compile(r"^(.+?)[_.\- ](?:19|20)\d\d[_.\-][01]?\d[_.\-][0-3]?\d$")
+"""A name that ends in a date with separators: `smith_2019_01_02`."""
+
+VISIT_FOLDER = re.compile(VISIT, re.IGNORECASE)
+"""Name of a folder for a visit of all persons, such as `timepoint1`."""
+
+NUMBERED_CASE = re.compile(r"(?:case|patient|pat|subject|subj|sub|p)?[_\-]?\d+", re.IGNORECASE)
+"""Number of a case in a group."""
+
 OTHER_GROUP = re.compile(
     r"site|cent(er|re)|hospital|clinic|vendor|scanner|fold|batch|part(?!icipant)|set|group|task|class|grade|stage", re.I
 )
@@ -114,6 +124,9 @@ RANGE = re.compile(r"\d+\s*(?:-|to|_)\s*\d+", re.IGNORECASE)
 
 YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d$")
 """A year at the end of the name of a group."""
+
+MIN_OF_SITE = 5
+"""Number of cases in a group without a number in its name from which on it is a site, and not a person with visits."""
 
 MIN_FOLDERS = 3
 """Least number of folders that are taken for subjects."""
@@ -152,6 +165,7 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         VIDEO,
         PART_WORD,
         VISIT_FIRST,
+        DATE_AT_END,
         JOINED,
         *([FOLLOWED] if _are_followed(names) else []),
     ):
@@ -199,7 +213,7 @@ def _with_pattern(whole: re.Pattern[str], names: Sequence[str]) -> tuple[str, st
     if len(matched) < len(names) or not 1 < len(set(groups)) < len(names):
         return None
     plain = f"(?i){whole.pattern}"
-    inner, _ = subject_pattern(sorted(set(groups)))
+    inner, _ = (None, "") if whole is DATE_AT_END else subject_pattern(sorted(set(groups)))  # before a date is a person
     if inner is not None:
         wanted = [m[1] if (m := re.search(inner, g)) else g for g in groups]
         for pattern in (inner, _composed(whole, inner), _composed(whole, inner.replace("(.+)", "(.+?)"))):
@@ -245,7 +259,7 @@ def _inner_doubt(names: Sequence[str]) -> str:
     n_fields = min(map(len, fields), default=0)
     for i in range(1, n_fields):
         found = Counter(f[i] for f in fields)
-        are_identifiers = all(INNER_IDENTIFIER.fullmatch(v) for v in found)
+        are_identifiers = all(INNER_IDENTIFIER.fullmatch(v) and not YEAR.fullmatch(v) for v in found)
         if are_identifiers and 1 < len(found) < len(names) and max(found.values()) <= MAX_SCANS:
             person, most = found.most_common(1)[0]
             pattern = "^" + "[^_]+_" * i + "([^_]+)"
@@ -266,6 +280,7 @@ def subjects_of_folders(files: Sequence[Path]) -> list[str] | None:
             and not OTHER_GROUP.search(a[-1])
             and not RANGE.fullmatch(a[-1])
             and not YEAR.fullmatch(a[-1])
+            and not VISIT_FOLDER.fullmatch(a[-1])
             for a in above
         )
         if are_numbered and MIN_FOLDERS <= len(set(above)) < len(above):
@@ -369,6 +384,8 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
         all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups) and not _are_dates(parts)
     ):
         return None
+    if _are_sites(groups, parts):
+        return None
     are_people = all(IDENTIFIER.search(first) or HASH.fullmatch(first) for first, n in groups.items() if n > 1)
     are_numbers = all(IDENTIFIER.fullmatch(last) and not DATED.fullmatch(last) for _, last in parts)
     if are_numbers and all(map(ACRONYM.fullmatch, groups)):
@@ -379,6 +396,23 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
         is_visit = all(DATED.match(last) for _, last in parts)
         return groups if len(groups) >= len(parts) / 2 and (is_alike or is_visit or are_people) else None
     return groups if is_repeated or is_session or are_people else None
+
+
+def _are_sites(groups: Counter[str], parts: Sequence[Sequence[str]]) -> bool:
+    """Return whether groups without a number at the end of their names hold numbered cases, as sites do: `utrecht_1`.
+
+    With a word for a case, as in `BIDMC/Case00`, they do. Otherwise, the numbers of a person's scans would begin again in each
+    group, and be few.
+    """
+    numbers = Counter(last.casefold() for _, last in parts)
+    if any(g[-1:].isdigit() for g in groups) or not all(NUMBERED_CASE.fullmatch(n) for n in numbers):
+        return False
+    if not any(n.isdecimal() for n in numbers):
+        return True
+    if any(re.search(r"\d", g) for g in groups) or _are_dates(parts):
+        return False
+    several = sorted(n for n in groups.values() if n > 1)
+    return len(numbers) == len(parts) or several[len(several) // 2] >= MIN_OF_SITE
 
 
 def _are_dates(parts: Sequence[Sequence[str]]) -> bool:

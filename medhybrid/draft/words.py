@@ -212,11 +212,14 @@ BORDER = re.compile(
 """Borders of words within a name: `lungMask`, `001mask`, and `label001` for the words of `NUMBERED`."""
 
 
-def name_without_kind(name: str) -> str:
-    """Return the name of a file without the words at its ends that mean an image or a mask: `a01` for `a01_mask`."""
+def name_without_kind(name: str, more: frozenset[str] = frozenset()) -> str:
+    """Return the name of a file without the words at its ends that mean an image or a mask, or are in `more`.
+
+    It is `a01` for `a01_mask`.
+    """
     borders = [0, *(m.start() for m in BORDER.finditer(name) if m.start()), len(name)]
     words = [m for low, high in pairwise(borders) for m in WORD.finditer(name, low, high)]
-    kinds = MASK_WORDS | IMAGE_WORDS
+    kinds = MASK_WORDS | IMAGE_WORDS | more
     while len(words) > 1 and words[-1][0].lower() in kinds:
         words = words[:-1]
     while len(words) > 1 and words[0][0].lower() in kinds:

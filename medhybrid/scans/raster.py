@@ -33,6 +33,7 @@ from medhybrid.scans.tiff_values import (
     calibrated,
     has_deep_colours,
     has_split_colours,
+    in_native_order,
     line_of,
     value_notes,
 )
@@ -64,6 +65,9 @@ UNKNOWN_DISTANCE = "its file states the size of a pixel, but no distance of page
 SHOWN_COLOURS = 6
 
 ORIENTATION, SUBFILE_TYPE = 274, 254
+REDUCED, TRANSPARENCY = 1, 4
+"""Bits of the subfile type: a smaller copy of another page, and a mask of transparency."""
+
 """Tags of EXIF and TIFF."""
 
 WHOLE_RANGES = (255, 65_535)
@@ -282,7 +286,7 @@ def _unknown_kind(path: Path) -> ScanError:
         )
     return ScanError(
         f"{path.name}: its kind of TIFF is not supported",
-        expected="grey values of 8 or 16 bits, integers or floats of 32 bits, or colours",
+        expected="grey values of 8 or 16 bits, signed integers or floats of 32 bits, or colours",
         found="other values, such as floats of 64 bits or four channels, or another compression",
         remedy="save it with 16 bits or 32-bit floats, one file for each channel",
     )
@@ -301,12 +305,14 @@ def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     for page in range(n):
         image.seek(page)
         _refuse_turned(path, image)
-        if page and int(image.tag_v2.get(SUBFILE_TYPE, 0)) & 1:  # a smaller copy of a page
+        if int(image.tag_v2.get(SUBFILE_TYPE, 0)) & (REDUCED | TRANSPARENCY) and n > 1:
             reduced += 1
             continue
         kept.append(page)
         kinds.add((image.size, image.mode))
     image.seek(0)
+    if not kept:  # all are called copies
+        kept, kinds, reduced = list(range(n)), set(), 0
     if len(kinds) > 1:
         shown = ", ".join(f"{x} x {y} {mode}" for (x, y), mode in sorted(kinds, key=str)[:4])
         raise ScanError(
@@ -315,7 +321,9 @@ def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
             found=shown,
             remedy="save the page of the image as a separate file",
         )
-    return tuple(kept), ((f"{reduced} reduced copies in the file are not used",) if reduced else ())
+    return tuple(kept), (
+        (f"{reduced} reduced copies or masks of transparency in the file are not used",) if reduced else ()
+    )
 
 
 def _refuse_turned(path: Path, image: Any) -> None:
@@ -380,6 +388,7 @@ def _raw_mode(image: Any) -> str:
 def _page(image: Any, number: int) -> Any:
     if number or getattr(image, "n_frames", 1) > 1:
         image.seek(number)
+    in_native_order(image)
     return image
 
 
@@ -396,7 +405,7 @@ def _grey(image: Any) -> NDArray[np.generic]:
     """Return the stored values (Y, X) of a grey page, without transparency."""
     values = np.asarray(image.getchannel(0) if image.mode == "LA" else image)
     if values.dtype == bool:
-        return values.astype(np.uint8)
+        values = values.astype(np.uint8)
     return as_stored(image, values.astype(values.dtype.newbyteorder("="), copy=False))
 
 

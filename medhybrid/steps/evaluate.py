@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from medhybrid.data.label_values import unknown_values
 from medhybrid.data.layouts.case import strip_suffix
 from medhybrid.data.mask_files import MAX_GAP_MM, list_masks, mask_on_grid, read_mask, stated_grid
+from medhybrid.data.missing_segments import missing_labels
 from medhybrid.data.segments import SegmentRules
-from medhybrid.draft.words import name_without_kind, names_mask
 from medhybrid.errors import ConfigError, DataError, MedHybridError, item_error
 from medhybrid.files import write_atomically
 from medhybrid.geometry import Affine, Grid, extend_to, match_axes
@@ -32,6 +32,7 @@ from medhybrid.progress import Reporter, Silent
 from medhybrid.scans.image_files import read_geometry
 from medhybrid.scans.raster import is_raster
 from medhybrid.scans.slicer_segments import segments_of_nrrd
+from medhybrid.steps.scoring_names import by_predictions
 from medhybrid.two_columns import two_columns
 
 NO_PREDICTION = "no prediction: scored as empty"
@@ -164,7 +165,7 @@ def evaluate(
                 raise DataError(f"case {case} has no reference")
             if case in foreign:
                 raise foreign[case]
-            of_case = annotated.get(case, annotated.get(_nfc(strip_suffix(known[case].name))))
+            of_case = _annotated_of(case, known[case], annotated)
             made, share = _score(case, known[case], predicted.get(case), options.for_case(of_case), problems)
             scores += made
             shares.append(share)
@@ -182,6 +183,13 @@ def evaluate(
         reporter.message(
             f"{len(missing)} of {len(names)} references have no prediction and are scored as empty masks "
             "(exclude them with --predicted-only)"
+        )
+    lacking = {n: absent for n in names if n in known and (absent := missing_labels(known[n], rules))}
+    if lacking := {n: absent for n, absent in lacking.items() if _annotated_of(n, known[n], annotated) is None}:
+        first = next(iter(lacking))
+        reporter.message(
+            f"{len(lacking)} of {len(names)} references have no file or segment for a label, which counts as absent: {first} "
+            f"({', '.join(lacking[first][:3])}). If it was not drawn, name the labels of each reference in the --config"
         )
     summary = summarise(scores)
     if min(shares) < 1:
@@ -209,23 +217,9 @@ def _remedy_for_folders_below(folders: Sequence[Path]) -> str:
     return f"put the masks of {' and '.join(names)} into one folder: folders below are not searched" if names else ""
 
 
-def by_predictions(known: Mapping[str, Path], predicted: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the references by the names of their predictions, where these differ only in words for image and mask.
-
-    It is empty if names are equal, or if it is not clear which belong together. A folder of references may hold the images,
-    too.
-    """
-    named = {name_without_kind(n) for n in known if names_mask(n)}
-    has_images = any(name_without_kind(n) in named for n in known if not names_mask(n))
-    masks = {n: p for n, p in known.items() if names_mask(n) or not has_images}
-    of_masks = {name_without_kind(n): n for n in masks}
-    of_predictions = {name_without_kind(n): n for n in predicted}
-    is_clear = len(of_masks) == len(masks) and len(of_predictions) == len(predicted)
-    common = of_masks.keys() & of_predictions.keys()
-    if not is_clear or not common:
-        return {}
-    renamed = {of_predictions.get(name, masks_name): masks[masks_name] for name, masks_name in of_masks.items()}
-    return {} if renamed == dict(known) else renamed
+def _annotated_of(case: str, path: Path, annotated: Mapping[str, Collection[str]]) -> Collection[str] | None:
+    """Return the labels of a partly labelled reference, by the name of its case or of its file; None for all."""
+    return annotated.get(case, annotated.get(_nfc(strip_suffix(path.name))))
 
 
 @dataclass(frozen=True, slots=True)

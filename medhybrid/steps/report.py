@@ -34,7 +34,7 @@ from medhybrid.review.report import CaseView, ReportInfo, VolumeView, write_repo
 from medhybrid.review.report.correcting import path_from
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
-from medhybrid.steps.evaluate import by_predictions
+from medhybrid.steps.scoring_names import by_predictions
 from medhybrid.version import __version__
 
 
@@ -222,12 +222,16 @@ def _read(
     known: NDArray[np.generic] | None = None
     scores: list[LabelScore] = []
     if reference is not None:
-        known = mask_on_grid(reference.path, scan.grid, SegmentRules(record.labels))
+        try:
+            known = mask_on_grid(reference.path, scan.grid, SegmentRules(record.labels))
+            problem = "" if known is not None else "the reference has another grid than the scan"
+        except Exception as error:
+            problem = str(item_error(error, "the reference cannot be read", DataError)).rstrip(".")
         ignored = reference.ignore_value
         is_known = np.ones(scan.grid.shape, bool) if known is None or ignored is None else known != ignored
         structures = {n: v for n, v in record.structures.items() if reference.labels is None or n in reference.labels}
         if known is None:
-            notes.append("the reference has another grid than the scan: it is neither drawn nor scored")
+            notes.append(f"{problem}: it is neither drawn nor scored")
         elif not is_known.any():
             known = None
             notes.append("the reference has no voxel of known label: it is neither drawn nor scored")

@@ -309,3 +309,16 @@ def test_a_list_for_testing_does_not_take_all_cases_for_training_of_a_table(tmp_
     cases = list_dataset(drafted(tmp_path / "d").config.data).cases
 
     assert [c.name for c in cases] == ["a1", "a2", "b1", "b2"]
+
+
+def test_a_table_in_a_folder_of_the_dataset_gives_the_subjects(tmp_path: Path) -> None:
+    (tmp_path / "d" / "info").mkdir(parents=True)
+    lines = [f"{c},{c[0]}" for c in CASES]
+    (tmp_path / "d" / "info" / "clinical.csv").write_text("\n".join(["name,patient ID", *lines]))
+    (tmp_path / "d" / "info" / "other.csv").write_text("x,y\n1,2\n")
+
+    made = drafted(tmp_path / "d")
+
+    cases = list_dataset(made.config.data).cases
+    assert {c.name: c.subject for c in cases} == {c: c[0] for c in CASES}
+    assert not [r for r in made.draft.remarks if "other.csv" in r]

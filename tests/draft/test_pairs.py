@@ -517,3 +517,29 @@ def test_several_sequences_in_one_channel_are_named(tmp_path: Path) -> None:
 
     assert len(made.config.data.channels) == 1
     assert [r for r in made.draft.remarks if "of several sequences by their names (3 T1, 3 T2)" in r]
+
+
+def test_numbers_may_lack_zeros(tmp_path: Path) -> None:
+    for i in (1, 2, 10):
+        write_pair(tmp_path, f"images/patient_{i:03d}.nii.gz", f"masks/patient_{i}.nii.gz", seed=i)
+
+    pairs = find_pairs(tmp_path)
+
+    assert pairs is not None
+    assert {int(p.mask.name[8:-7]): int(p.images["image"].name[8:-7]) for p in pairs.pairs} == {1: 1, 2: 2, 10: 10}
+
+
+def test_a_finding_without_a_word_for_a_mask_is_the_mask(tmp_path: Path) -> None:
+    """The sites are words of many files, too."""
+    for n, site in enumerate(("Utrecht", "Singapore", "Amsterdam")):
+        for i in range(2):
+            case = f"{site}/{10 * n + i}"
+            for sequence in ("FLAIR", "T1"):
+                save_nifti(tmp_path / f"{case}/orig/{sequence}.nii.gz", blob_case(i)[0])
+            save_nifti(tmp_path / f"{case}/wmh.nii.gz", blob_case(i)[1])
+
+    pairs = find_pairs(tmp_path, by_contents=True)
+
+    assert pairs is not None
+    assert {p.mask.name for p in pairs.pairs} == {"wmh.nii.gz"}
+    assert len(pairs.pairs) == 6

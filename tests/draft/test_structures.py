@@ -212,17 +212,42 @@ def test_a_label_in_another_is_no_mask_of_an_observer(is_rough: bool, tmp_path: 
     assert sorted(init_study(tmp_path / "d", tmp_path / "study.yaml").config.data.labels) == ["lumen", "vessel"]
 
 
-def test_a_file_of_several_values_within_another_label_is_not_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("organ", ["liver", "brain"])
+def test_a_file_of_several_labels_beside_that_of_another_label_is_refused_or_the_mask(
+    organ: str, tmp_path: Path
+) -> None:
+    """`preprocess` would refuse each case. A mask of the brain is one of preprocessing."""
     for i in range(3):
         image, _ = blob_case(i, (12, 10, 8))
-        brain, tumour = np.zeros((2, 12, 10, 8), np.uint8)
-        brain[1:11, 1:9] = 1
+        whole, tumour = np.zeros((2, 12, 10, 8), np.uint8)
+        whole[1:11, 1:9] = 1
         tumour[3:5, 3:5], tumour[6:8, 3:5] = 1, 2
         save_nifti(tmp_path / "d" / f"P{i}/t1.nii.gz", image)
-        save_nifti(tmp_path / "d" / f"P{i}/P{i}_brain_seg.nii.gz", brain)
-        save_nifti(tmp_path / "d" / f"P{i}/P{i}_tumor_seg.nii.gz", tumour)
+        save_nifti(tmp_path / "d" / f"P{i}/P{i}_{organ}_segmentation.nii.gz", whole)
+        save_nifti(tmp_path / "d" / f"P{i}/P{i}_tumor_segmentation.nii.gz", tumour)
 
-    assert "tumor" in init_study(tmp_path / "d", tmp_path / "study.yaml").config.data.labels
+    if organ == "brain":
+        made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+        assert list(made.config.data.labels.values()) == [1, 2]
+        assert [c.problem for c in list_dataset(made.config.data).cases] == [None] * 3
+        return
+    with pytest.raises(DataError, match="has several values, beside files of other labels"):
+        init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize("name", ["brain00{}", "ADNI_00{}_MR"])
+def test_labels_of_one_letter_are_not_looked_for_in_other_words(name: str, tmp_path: Path) -> None:
+    for i in range(4):
+        image, labels = blob_case(i, (12, 10, 8))
+        case = name.format(i)
+        save_nifti(tmp_path / "d" / f"{case}.nii.gz", image)
+        for side, value in (("L", 1), ("R", 4)):
+            save_nifti(tmp_path / "d" / f"{case}_{side}_mask.nii.gz", (labels == value).astype(np.uint8))
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    assert sorted(made.config.data.labels) == ["L", "R"]
+    assert made.draft.n_cases == 4
 
 
 @pytest.mark.parametrize("folder", ["masks_{}", "{} Segmentation", "gt_{}"])

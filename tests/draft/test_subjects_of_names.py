@@ -79,6 +79,27 @@ def test_a_follow_up_is_of_the_person_without_it(n: int, word: str, separator: s
     assert subjects_by_name(list(truth)) == truth
 
 
+@pytest.mark.parametrize(
+    "form", ["timepoint{v}_{p}", "year{v}_{p}", "time_point_{v}_{p}", "{p}_2019_0{v}_02", "{p}_2019.0{v}.02"]
+)
+def test_visits_are_not_people(form: str) -> None:
+    truth = {form.format(v=v, p=p): p for v in (1, 2) for p in ("smith", "jones", "doe")}
+
+    assert subjects_by_name(list(truth)) == truth
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{site}_{i}" for site in ("utrecht", "singapore", "amsterdam") for i in range(1, 7)],
+        [f"{site}_Case0{i}" for site in ("BIDMC", "HK", "I2CVB") for i in range(3)],
+        [f"{site}_{10 * k + i}" for k, site in enumerate(("utrecht", "singapore")) for i in range(3)],
+    ],
+)
+def test_sites_are_not_people(names: list[str]) -> None:
+    assert subjects_by_name(names) == {n: n for n in names}
+
+
 def test_two_sequences_with_the_dates_of_the_same_visits_are_not_two_people() -> None:
     names = [f"{kind}_{date}" for kind in ("CT", "MR") for date in ("20190101", "20200303")]
 

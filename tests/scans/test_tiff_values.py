@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,107 @@ def test_where_white_is_zero_labels_are_the_stored_values_and_bright_is_bright(
     np.testing.assert_array_equal(mask.array[0, ..., 0].T, array)
     np.testing.assert_array_equal(image.array[0, ..., 0].T, np.iinfo(array.dtype).max - array)
     assert WHITE_IS_ZERO in image.notes
+
+
+def write_tiff(
+    path: Path, pages: list[np.ndarray], *, order: str, compression: int = 1, bits: int = 0, **tags: int
+) -> Path:
+    """Write grey pages (Y, X) byte by byte: `order` is `<` or `>`, `compression` 1 (none) or 8 (deflate)."""
+    content = bytearray(struct.pack(f"{order}2sHI", b"MM" if order == ">" else b"II", 42, 8))
+    for n, page in enumerate(pages):
+        values = (
+            page.astype(page.dtype.newbyteorder(order)).tobytes() if not bits else np.packbits(page, axis=1).tobytes()
+        )
+        data = zlib.compress(values) if compression == 8 else values
+        number_format = {"u": 1, "i": 2, "f": 3}.get(page.dtype.kind, 1)
+        rows, columns = page.shape
+        entries = {
+            256: columns,
+            257: rows,
+            258: bits or 8 * page.dtype.itemsize,
+            259: compression,
+            262: 1,
+            273: 0,
+            277: 1,
+            278: rows,
+            279: len(data),
+            339: number_format,
+        } | {int(k.removeprefix("tag_")): v for k, v in tags.items()}
+        n_directory = 2 + 12 * len(entries) + 4
+        at = len(content)
+        entries[273] = at + n_directory
+        content += struct.pack(f"{order}H", len(entries))
+        for tag, value in sorted(entries.items()):
+            content += struct.pack(f"{order}HHII", tag, 4, 1, value)
+        after = at + n_directory + len(data) + len(data) % 2
+        content += struct.pack(f"{order}I", after if n < len(pages) - 1 else 0)
+        content += data + b"\0" * (len(data) % 2)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("n_pages", [1, 3])
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32])
+def test_values_do_not_depend_on_byte_order_and_compression(
+    kind: type, order: str, compression: int, n_pages: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    pages = [
+        (rng.integers(0, 120, (6, 9)) - (40 if np.issubdtype(kind, np.signedinteger) else 0)).astype(kind)
+    ] * n_pages
+    path = write_tiff(tmp_path / "a.tif", pages, order=order, compression=compression)
+
+    for found in (read_scan(path), read_label_scan(path)):
+        assert found.array.shape == (1, 9, 6, n_pages)
+        for k, page in enumerate(pages):
+            np.testing.assert_array_equal(found.array[0, ..., k].T, page)
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_single_bits_of_a_mask_are_the_stored_ones(photometric: int, tmp_path: Path) -> None:
+    """Some programs store truth values with white as 0."""
+    page = (GREY % 5 == 0).astype(np.uint8)
+    tags = {f"tag_{PHOTOMETRIC}": photometric}
+    path = write_tiff(tmp_path / "a.tif", [page], order="<", bits=1, **tags)
+
+    np.testing.assert_array_equal(read_label_scan(path).array[0, ..., 0].T, page)
+    np.testing.assert_array_equal(read_scan(path).array[0, ..., 0].T, page if photometric else 1 - page)
+
+
+@pytest.mark.parametrize("compression", ["group4", "group3", "tiff_deflate", "packbits"])
+def test_single_bits_that_pillow_writes_are_read_as_it_shows_them(compression: str, tmp_path: Path) -> None:
+    page = GREY % 5 == 0
+    Image.fromarray(page).save(tmp_path / "a.tif", compression=compression)
+
+    np.testing.assert_array_equal(read_label_scan(tmp_path / "a.tif").array[0, ..., 0].T, page)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 4), (0, 1)])
+def test_reduced_copies_and_masks_of_transparency_are_no_slices(first: int, second: int, tmp_path: Path) -> None:
+    small = write_tiff(tmp_path / "small.tif", [GREY[::2, ::2].copy()], order="<")
+    pages = [Image.open(small), Image.fromarray(GREY)] if first else [Image.fromarray(GREY), Image.open(small)]
+    path = tmp_path / "a.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], tiffinfo={})
+    content = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", content, 4)
+    for kind in (first, second):  # NewSubfileType in place of a tag that is not needed
+        (n,) = struct.unpack_from("<H", content, start)
+        entries = [bytes(content[at : at + 12]) for at in range(start + 2, start + 2 + 12 * n, 12)]
+        kept = [e for e in entries if struct.unpack_from("<H", e)[0] not in (254, 284)][: n - 1]
+        entries = sorted([struct.pack("<HHII", 254, 4, 1, kind), *kept])
+        assert len(entries) == n
+        content[start + 2 : start + 2 + 12 * n] = b"".join(
+            sorted(entries, key=lambda e: struct.unpack_from("<H", e)[0])
+        )
+        (start,) = struct.unpack_from("<I", content, start + 2 + 12 * n)
+    path.write_bytes(content)
+
+    scan = read_scan(path)
+
+    np.testing.assert_array_equal(scan.array[0, ..., 0].T, GREY)
+    assert any("not used" in note for note in scan.notes)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int16, np.uint32, np.float32])

@@ -16,6 +16,7 @@ from medhybrid.cli import main
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.steps.annotated import annotated_labels
 from medhybrid.steps.evaluate import log_evaluation
+from tests.steps.test_scoring_names import Messages
 from tests.synthetic import AFFINE, StudyFolder, blob_case, save_nifti, small_config
 
 LABELS = {"left": 1, "right": 4}
@@ -73,6 +74,40 @@ def test_references_with_and_without_a_word_for_masks_are_found(tmp_path: Path) 
     result = medhybrid.evaluate(tmp_path / "reference", tmp_path / "prediction", labels=LABELS)
 
     assert {s.case: s.dice for s in result.scores} == {"a": 1.0, "b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("c{}", "c{}_pred"),
+        ("c{}_seg", "c{}_prediction"),
+        ("gt_c{}", "pred_c{}"),
+        ("sub-0{}_dseg", "sub-0{}_desc-pred_dseg"),
+        ("C{}", "c{}"),
+    ],
+)
+def test_references_are_found_by_names_without_words_for_results(
+    reference: str, prediction: str, tmp_path: Path
+) -> None:
+    for i in range(2):
+        save_nifti(tmp_path / "r" / f"{reference.format(i)}.nii.gz", blob_case(i)[1])
+        save_nifti(tmp_path / "p" / f"{prediction.format(i)}.nii.gz", blob_case(i)[1])
+
+    result = medhybrid.evaluate(tmp_path / "r", tmp_path / "p", labels=LABELS)
+
+    assert (result.summary["dice"], result.problems) == (1.0, {})
+
+
+def test_references_without_a_file_for_a_label_are_named(tmp_path: Path) -> None:
+    labels = blob_case(0)[1]
+    name, value = next(iter(LABELS.items()))
+    save_nifti(tmp_path / "r" / "c0" / f"{name}.nii.gz", (labels == value).astype(np.uint8))
+    save_nifti(tmp_path / "p" / "c0.nii.gz", labels)
+    reporter = Messages()
+
+    medhybrid.evaluate(tmp_path / "r", tmp_path / "p", labels=LABELS, reporter=reporter)
+
+    assert [t for t in reporter.texts if "1 of 1 references have no file or segment for a label" in t]
 
 
 @pytest.mark.parametrize("place", ["", "segmentations"])

@@ -91,6 +91,18 @@ def test_the_report_lists_every_scan_and_draws_the_readable_ones(masks: Path, tm
     assert "cannot be read as NIfTI" in text
 
 
+def test_a_reference_that_cannot_be_read_leaves_the_picture_of_its_case(masks: Path, tmp_path: Path) -> None:
+    shutil.copytree(masks / "out", tmp_path / "out")
+    (tmp_path / "references").mkdir()
+    (tmp_path / "references" / "new_20.nii.gz").write_bytes(b"no mask")
+
+    assert main(["report", str(tmp_path / "out"), "--references", str(tmp_path / "references"), "--quiet"]) == 0
+
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert text.count('data-kind="image"') == 3
+    assert "it is neither drawn nor scored" in text
+
+
 def test_voxels_of_unknown_label_are_neither_drawn_nor_scored(masks: Path, tmp_path: Path) -> None:
     shutil.copytree(masks / "out", tmp_path / "out")
     reference = blob_case(20)[1]
