@@ -64,6 +64,8 @@ class Draft:
         Files of the reference masks.
     is_anywhere : bool
         Whether the labels lie at other places in each case, as lesions do.
+    sided : tuple of (str, str)
+        Labels that may be the right and the left one of a pair, although their names do not say so.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Draft:
     ignores_others: bool = False
     masks: tuple[Path, ...] = ()
     is_anywhere: bool = False
+    sided: tuple[tuple[str, str], ...] = ()
 
     @property
     def n_cases(self) -> int:

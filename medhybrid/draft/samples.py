@@ -374,7 +374,7 @@ def _mask_of(case: Case) -> tuple[NDArray[np.generic], float, list[Place]]:
             found=", ".join(f"{v:.4g}" for v in broken[:5]),
             remedy="save it without rescaling or interpolation",
         )
-    if mask.size and mask.min() < 0:
+    if mask.size and float(mask.min()) < 0:
         raise DataError(
             f"the mask of {case.name} has values below 0",
             expected="0 for the background, and a positive number for each label",

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
-from medhybrid.data.channel_words import names_channel
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, datasets_below, folder_of_datasets, list_dataset, recognise
@@ -24,10 +23,12 @@ from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
 from medhybrid.draft.folds import with_folds
 from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.label_maps import without_label_maps
+from medhybrid.draft.label_names import label_names
 from medhybrid.draft.named_labels import labels_by_name
 from medhybrid.draft.pair_table import table_of_pairs, unique_names
 from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
-from medhybrid.draft.places import do_places_vary
+from medhybrid.draft.places import do_places_vary, opposite_sides
+from medhybrid.draft.remarks import left_out, on_modalities, on_partly, on_sides, on_sizes
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml, on_missing
 from medhybrid.draft.series import series_folders
@@ -35,7 +36,6 @@ from medhybrid.draft.stand_ins import lacked_channels
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
-from medhybrid.draft.words import CT_WORDS, MR_WORDS
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.scans.image_files import why_unread, why_unread_image
@@ -58,11 +58,6 @@ REMOVE = "if it is a label, add it to data.labels, and remove data.ignore_value"
 
 OBJECTS_MARGIN = 4
 """Masks that are not sampled may have more objects, by up to this factor."""
-
-ONE_CHANNEL = "one channel has all of them; to train on one, move the others away"
-
-SEQUENCES = ("T1", "T1ce", "T2", "FLAIR", "DWI", "ADC", "PD", "SWI")
-"""Sequences that are looked for in the names of images."""
 
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -203,7 +198,15 @@ def _draft(
     if segments:
         labels, remarks, ignores_others = labels_by_name(cases, segments)
     else:
-        labels, remarks = _labels(names, samples, ignored)
+        named, source_of_names = names, ""
+        if names is None or not names.labels:
+            given, source_of_names = label_names(root, set(samples.volumes_ml) - {ignored})
+            named = replace(names or JsonNames(root), labels={**given}) if given else names
+        labels, remarks = _labels(named, samples, ignored)
+        remarks += (
+            [f"the names of the labels are those of {printable_path(source_of_names)}"] if source_of_names else []
+        )
+    sided = () if samples.is_colour else opposite_sides(samples.places, {c.name: c.values for c in labels})
     pattern, reason = subject_pattern([c.name for c in cases])
     masks = {c.name: c.mask.paths[0] for c in cases if c.mask is not None}
     return Draft(
@@ -225,12 +228,13 @@ def _draft(
             *samples.remarks,
             *remarks,
             *lacked.remarks(channels),
-            *_on_sizes(samples),
-            *_on_modalities(cases, root),
-            *_on_partly(n_partly),
+            *on_sizes(samples),
+            *on_modalities(cases, root),
+            *on_partly(n_partly),
             *(on_missing({c.name: c.n_cases for c in labels}, len(cases)) if segments and not n_partly else ()),
             *(f"{f.message}; {f.where} has {f.found}" for f in palette_findings(masks)),
-            *_left_out(listed),
+            *left_out(listed),
+            *on_sides(sided),
         ),
         is_colour=samples.is_colour,
         ignores_others=ignores_others,
@@ -239,6 +243,7 @@ def _draft(
         median_shape=samples.median_shape,
         masks=_masks_of(listed),
         is_anywhere=do_places_vary(samples.places),
+        sided=sided,
     )
 
 
@@ -268,46 +273,6 @@ def _cases(
         found = "; ".join(str(c.problem) for c in listing.cases[:2])
         raise DataError(f"{printable_path(root)} has no usable case", found=found, remedy="see docs/reference/data.md")
     return list(listing.cases), channels
-
-
-def _on_modalities(cases: Sequence[Case], root: Path) -> list[str]:
-    """Return a remark if the images of a single channel are CT and MR, or of several sequences, by their names."""
-    files = [f.paths[0] for c in cases if len(c.images) == 1 and (f := c.images[0]) is not None]
-    images = [str(p.relative_to(root) if p.is_relative_to(root) else p) for p in files]
-    n_ct, n_mr = (sum(bool(words.search(path)) for path in images) for words in (CT_WORDS, MR_WORDS))
-    both = sum(bool(CT_WORDS.search(path) and MR_WORDS.search(path)) for path in images)
-    if not both and n_ct and n_mr:
-        return [f"{n_ct} images are CT and {n_mr} MR by their names: {ONE_CHANNEL}"]
-    several = {s: n for s in SEQUENCES if (n := sum(names_channel(p.name, s) for p in files))}
-    if len(several) < 2 or sum(several.values()) != len(files):
-        return []
-    shown = ", ".join(f"{n} {s}" for s, n in several.items())
-    return [f"the images are of several sequences by their names ({shown}): {ONE_CHANNEL}"]
-
-
-def _on_sizes(samples: Samples) -> tuple[str, ...]:
-    """Return a remark on image files that state no pixel size."""
-    if not samples.n_sizeless:
-        return ()
-    return (
-        f"{samples.n_sizeless} of {samples.n_raster} sampled image files state no pixel size: 1 mm is assumed, so that lengths "
-        "in mm count pixels",
-    )
-
-
-def _on_partly(n_cases: int) -> tuple[str, ...]:
-    """Return a remark on cases whose masks have only some labels, which the dataset names for each case."""
-    if not n_cases:
-        return ()
-    return (
-        f"{n_cases} cases are partly labelled: the labels below need the names that the dataset's list has for them",
-    )
-
-
-def _left_out(cases: Sequence[Case]) -> tuple[str, ...]:
-    """Return a remark on cases that cannot be used, with the first reason."""
-    problems = [str(c.problem) for c in cases if c.problem is not None]
-    return (f"{len(problems)} of {len(cases)} cases cannot be used: {problems[0]}",) if problems else ()
 
 
 def _cases_of_lines(root: Path, lines: Sequence[Sequence[str]], channels: tuple[str, ...]) -> list[Case]:
@@ -398,7 +363,7 @@ def _draft_pairs(name: str, root: Path, pairs: Pairs, names: JsonNames | None) -
         lines=table.lines,
         optional=table.optional,
     )
-    named = " ".join(table.remarks)
+    named = " ".join((*base.remarks, *table.remarks))
     others = [t for t in find_tables(root) if printable_path(t.name) not in named]
     unused = tuple(f"{printable_path(t.name)} is not used: {why_unused(t)}" for t in others[:3])
     return replace(
@@ -459,7 +424,7 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
         rules=rules,
         ignores_others=rules.has_others,
         table=rules.lines,
-        remarks=(*rules.remarks, *_left_out(listed)),
+        remarks=(*rules.remarks, *left_out(listed)),
         masks=_masks_of(listed),
     )
 

@@ -60,6 +60,12 @@ def config_text(draft: Draft, root: Path, *, minutes: float | None = None) -> st
         lines.append(f"  splits: {_text(draft.splits)}  # the folds of the dataset")
     if draft.is_colour and not side_pairs({label.name: 1 for label in draft.labels}):
         lines += ["", "prepare:", "  mirror_axes: [0, 1]  # colour images have no fixed top; [0] where yours do"]
+    elif draft.sided:
+        lines += [
+            "",
+            "prepare:",
+            f"  mirror_axes: []  # {' and '.join(draft.sided[0])} may be two sides: see the note above",
+        ]
     lines += _augmentation(draft)
     if minutes is not None:
         lines += ["", "training:", f"  max_minutes: {minutes:g}  # the plan uses this time"]

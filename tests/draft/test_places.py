@@ -77,9 +77,9 @@ def test_a_place_is_relative_to_the_scan_and_along_the_axes_of_the_patient() -> 
     mask = np.zeros((10, 20, 8), np.uint8)
     mask[2:4, 5:15, 0:2] = 3
 
-    assert place_of(mask, np.eye(4)) == Place((0.3, 0.5, 0.125), (0.2, 0.5, 0.25))
+    assert place_of(mask, np.eye(4)) == Place((0.3, 0.5, 0.125), (0.2, 0.5, 0.25), {3: ((0.3, 0.5, 0.125), 40)})
     turned = np.array([[0, 0, 1.0, 0], [-1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])  # array axes run to P, S, R
-    assert place_of(mask, turned) == Place((0.125, 0.7, 0.5), (0.25, 0.2, 0.5))
+    assert place_of(mask, turned) == Place((0.125, 0.7, 0.5), (0.25, 0.2, 0.5), {3: ((0.125, 0.7, 0.5), 40)})
     assert place_of(0 * mask, AFFINE) is None
 
 

@@ -1,0 +1,95 @@
+"""Names of label values in files beside the masks: label descriptions of ITK-SNAP, JSON objects, and tables (BIDS).
+
+1  255 0 0  1 1 1  "left kidney"      ITK-SNAP: index, colour, opacity, visibility (twice), name
+{"left kidney": 1}, {"1": "left kidney"}
+index,name                            CSV or TSV, with columns for a number and a name
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from medhybrid.data.json_names import BACKGROUND
+from medhybrid.draft.words import words_of
+from medhybrid.errors import MedHybridError
+from medhybrid.tables import decode_text, read_table
+
+ITK_SNAP = re.compile(r'^\s*(\d+)(?:\s+\d+){3}\s+[\d.]+\s+[01]\s+[01]\s+"(.+)"\s*$', re.MULTILINE)
+
+NUMBER_COLUMNS = (
+    "index",
+    "value",
+    "id",
+    "label_id",
+    "class_id",
+    "labelid",
+    "number",
+    "intensity",
+    "label_value",
+    "label",
+    "class",
+)
+NAME_COLUMNS = ("name", "label_name", "class_name", "labelname", "structure", "label", "class", "description")
+
+LABEL_WORDS = frozenset(
+    {"label", "labels", "class", "classes", "structure", "structures", "lookup", "lut", "dseg", "legend"}
+)
+"""Words in the names of such files."""
+
+MAX_FILES, MAX_BYTES = 40, 1_000_000
+
+
+def label_names(root: Path, values: Collection[int]) -> tuple[dict[str, int], str]:
+    """Return the names of label values in the first file below a folder that names all of them, and the file's name.
+
+    Both are empty without such a file.
+
+    Parameters
+    ----------
+    values : collection of int
+        Values of the masks, without background.
+    """
+    for path in _files(root):
+        with suppress(MedHybridError, OSError, UnicodeError, ValueError, TypeError, RecursionError):
+            named = {n: v for v, n in _read(path).items() if v and n and n.casefold() not in BACKGROUND}
+            if named and set(values) <= set(named.values()) and len(set(named.values())) == len(named):
+                return {n: v for n, v in named.items() if v in values}, path.name
+    return {}, ""
+
+
+def _files(root: Path) -> list[Path]:
+    """Return the files of a folder and of two levels below that may name labels, the upper ones first."""
+    found = [p for level in ("*", "*/*", "*/*/*") for p in sorted(root.glob(level)) if p.is_file()]
+    kinds = (".txt", ".label", ".json", ".csv", ".tsv")
+    named = [p for p in found if p.suffix.lower() in kinds and not p.name.startswith(".")]
+    of_labels = [p for p in named if LABEL_WORDS & set(words_of(p.stem)) or p.suffix.lower() == ".label"]
+    return [p for p in of_labels[:MAX_FILES] if p.stat().st_size <= MAX_BYTES]
+
+
+def _read(path: Path) -> dict[int, str]:
+    """Return value to name; empty for a file of another kind."""
+    if path.suffix.lower() in (".csv", ".tsv"):
+        table = read_table(path)
+        cells = {c: [row[c] for _, row in table.rows] for c in table.columns if c}
+        numbers = [c for n in NUMBER_COLUMNS if (c := table.column(n)) and all(v.isdecimal() for v in cells[c])]
+        number = next(iter(numbers), None)
+        names = [c for n in NAME_COLUMNS if (c := table.column(n)) and not any(v.isdecimal() for v in cells[c])]
+        name = next(iter(names), None)
+        if number is None or name is None:
+            return {}
+        return {int(row[number]): row[name] for _, row in table.rows}
+    text = decode_text(path.read_bytes())
+    if path.suffix.lower() != ".json":
+        return {int(number): name.strip() for number, name in ITK_SNAP.findall(text)}
+    content = json.loads(text)
+    content = content.get("labels", content) if isinstance(content, dict) else content
+    if isinstance(content, dict) and all(str(k).isdecimal() and isinstance(v, str) for k, v in content.items()):
+        return {int(k): v for k, v in content.items()}
+    are_numbers = isinstance(content, dict) and all(isinstance(v, int) for v in content.values())
+    if are_numbers and len(set(content.values())) == len(content):
+        return {v: str(k) for k, v in content.items()}
+    return {}

@@ -1,0 +1,69 @@
+"""Remarks of a draft on its cases: sizes, modalities, labels of partly labelled cases, and cases that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medhybrid.data.channel_words import names_channel
+from medhybrid.data.layouts import Case
+from medhybrid.draft.samples import Samples
+from medhybrid.draft.words import CT_WORDS, MR_WORDS
+
+ONE_CHANNEL = "one channel has all of them; to train on one, move the others away"
+
+SEQUENCES = ("T1", "T1ce", "T2", "FLAIR", "DWI", "ADC", "PD", "SWI")
+"""Sequences that are looked for in the names of images."""
+
+
+def on_modalities(cases: Sequence[Case], root: Path) -> list[str]:
+    """Return a remark if the images of a single channel are CT and MR, or of several sequences, by their names."""
+    files = [f.paths[0] for c in cases if len(c.images) == 1 and (f := c.images[0]) is not None]
+    images = [str(p.relative_to(root) if p.is_relative_to(root) else p) for p in files]
+    n_ct, n_mr = (sum(bool(words.search(path)) for path in images) for words in (CT_WORDS, MR_WORDS))
+    both = sum(bool(CT_WORDS.search(path) and MR_WORDS.search(path)) for path in images)
+    if not both and n_ct and n_mr:
+        return [f"{n_ct} images are CT and {n_mr} MR by their names: {ONE_CHANNEL}"]
+    several = {s: n for s in SEQUENCES if (n := sum(names_channel(p.name, s) for p in files))}
+    if len(several) < 2 or sum(several.values()) != len(files):
+        return []
+    shown = ", ".join(f"{n} {s}" for s, n in several.items())
+    return [f"the images are of several sequences by their names ({shown}): {ONE_CHANNEL}"]
+
+
+def on_sizes(samples: Samples) -> tuple[str, ...]:
+    """Return a remark on image files that state no pixel size."""
+    if not samples.n_sizeless:
+        return ()
+    return (
+        f"{samples.n_sizeless} of {samples.n_raster} sampled image files state no pixel size: 1 mm is assumed, so that lengths "
+        "in mm count pixels",
+    )
+
+
+def on_partly(n_cases: int) -> tuple[str, ...]:
+    """Return a remark on cases whose masks have only some labels, which the dataset names for each case."""
+    if not n_cases:
+        return ()
+    return (
+        f"{n_cases} cases are partly labelled: the labels below need the names that the dataset's list has for them",
+    )
+
+
+def left_out(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Return a remark on cases that cannot be used, with the first reason."""
+    problems = [str(c.problem) for c in cases if c.problem is not None]
+    return (f"{len(problems)} of {len(cases)} cases cannot be used: {problems[0]}",) if problems else ()
+
+
+def on_sides(pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Return a remark on labels that may be two sides of a structure."""
+    if not pairs:
+        return ()
+    one, other = pairs[0]
+    more = f", and {len(pairs) - 1} more pairs" if pairs[1:] else ""
+    return (
+        f"{one} and {other} always lie on opposite sides{more}, and their names do not say so: mirroring is off. If they are "
+        "the right and the left one of a structure, name them so in data.labels (kidney_right, kidney_left), and remove "
+        "prepare.mirror_axes: mirroring then exchanges them",
+    )
