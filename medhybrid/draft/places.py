@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ MIN_APART, MAX_ASKEW = 0.1, 0.06
 ALIKE = 1.6
 """Largest ratio of the volumes of two sides."""
 
-MAX_VALUES = 40
-"""Largest number of values of a mask whose places are compared."""
+MAX_VALUES, LARGEST_VALUE = 40, 4095
+"""Largest number of values of a mask whose places are compared, and largest value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,13 @@ def place_of(mask: NDArray[np.generic], affine: Affine) -> Place | None:
     return Place((centre[0], centre[1], centre[2]), (extent[0], extent[1], extent[2]), _of_values(mask, affine))
 
 
-def _of_values(mask: NDArray[np.generic], affine: Affine) -> dict[int, tuple[tuple[float, float, float], int]]:
-    values = np.unique(mask)
-    if len(values) > MAX_VALUES or mask.dtype.kind not in "iub":
+def _of_values(mask: NDArray[Any], affine: Affine) -> dict[int, tuple[tuple[float, float, float], int]]:
+    if mask.dtype.kind not in "iu" or not mask.size or int(mask.max()) > LARGEST_VALUE:
         return {}
     turned = turn_to_ras(affine).apply(mask)
+    boxes = {value: box for value, box in enumerate(ndimage.find_objects(turned), start=1) if box is not None}
     found = {}
-    for value, box in enumerate(ndimage.find_objects(turned.astype(np.int32, copy=False)), start=1):
-        if box is None:
-            continue
+    for value, box in boxes.items() if len(boxes) <= MAX_VALUES else ():
         inside = turned[box] == value
         sides = [inside.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
         n = int(sides[0].sum())

@@ -11,7 +11,7 @@ from medhybrid.geometry.affine import (
     spacing_mm,
     voxel_ml,
 )
-from medhybrid.geometry.orientation import Turn, extend_to, match_axes, orientation_code, turn_to_ras
+from medhybrid.geometry.orientation import Turn, extend_to, joint_grid, match_axes, orientation_code, turn_to_ras
 from medhybrid.geometry.resample import (
     axis_weights,
     grid_weights,
@@ -32,6 +32,7 @@ __all__ = [
     "extend_to",
     "grid_weights",
     "is_sheared",
+    "joint_grid",
     "match_axes",
     "orientation_code",
     "resample_image",

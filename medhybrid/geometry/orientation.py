@@ -131,6 +131,20 @@ def extend_to(array: NDArray[np.generic], source: Grid, target: Grid) -> tuple[N
     return whole, Grid(target.shape, affine)
 
 
+def joint_grid(one: Grid, other: Grid) -> Grid:
+    """Return the smallest grid of the first one's voxels that contains both.
+
+    Both grids must have the same axis order and directions; see `match_axes`. Whether the voxels of the other one lie on those
+    of the first is not checked; `extend_to` does so.
+    """
+    first = np.rint((np.linalg.inv(one.affine) @ other.affine)[:3, 3]).astype(int)
+    low = np.minimum(0, first)
+    x, y, z = (int(n) for n in np.maximum(one.shape, first + other.shape) - low)
+    affine = one.affine.copy()
+    affine[:3, 3] += one.affine[:3, :3] @ low
+    return Grid((x, y, z), affine)
+
+
 def orientation_code(affine: Affine) -> str:
     """Return the three letters of the directions that the axes point to, for example `"LPS"`."""
     turn = turn_to_ras(affine)

@@ -20,7 +20,7 @@ from medhybrid.data.missing_segments import missing_labels
 from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, MedHybridError, item_error
 from medhybrid.files import write_atomically
-from medhybrid.geometry import Affine, Grid, extend_to, match_axes
+from medhybrid.geometry import Affine, Grid, extend_to, joint_grid, match_axes
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.foreign_files import is_edited
 from medhybrid.inference.records import Records
@@ -34,6 +34,9 @@ from medhybrid.scans.raster import is_raster
 from medhybrid.scans.slicer_segments import segments_of_nrrd
 from medhybrid.steps.scoring_names import by_predictions
 from medhybrid.two_columns import two_columns
+
+MAX_JOINT = 1000
+"""Largest size of the grid around two cropped masks, relative to that of the reference: others are misplaced."""
 
 NO_PREDICTION = "no prediction: scored as empty"
 
@@ -419,6 +422,9 @@ def _score(
         with suppress(MedHybridError):
             whole = Grid(*_shape_and_affine(prediction_path))
             turned, its = match_axes(reference, grid, whole)
+            if segments_of_nrrd(prediction_path):  # two extents may overlap in part
+                joint = joint_grid(whole, its)
+                whole = joint if np.prod(joint.shape) <= MAX_JOINT * np.prod(its.shape) else whole
             extended, on_whole = extend_to(turned, its, whole)
             if on_whole.shape == whole.shape and its.shape != whole.shape:
                 reference, grid = extended, on_whole

@@ -212,6 +212,28 @@ def test_a_cropped_segmentation_is_scored_on_the_grid_of_the_prediction(tmp_path
         assert score.reference_ml == pytest.approx((mask == LABELS[score.label]).sum() * ml)
 
 
+@pytest.mark.parametrize("order", ["as it is", "LPS"])
+def test_two_cropped_segmentations_are_scored_on_the_grid_around_both(tmp_path: Path, order: str) -> None:
+    """Two readers save other extents, of which neither contains the other."""
+    _, mask = blob_case(3)
+    moved = np.roll(mask, (2, -1, 1), axis=(0, 1, 2))
+    for name, values in (("references", mask), ("predictions", moved)):
+        path = save_nifti(tmp_path / "whole" / name / "a.nii.gz", values)
+        cropped = sitk.ReadImage(str(path))[crop_of(values)]
+        cropped = sitk.DICOMOrient(cropped, order) if name == "references" and order == "LPS" else cropped
+        write_segments(tmp_path / name / "a.seg.nrrd", cropped)
+
+    found = medhybrid.evaluate(tmp_path / "references", tmp_path / "predictions", labels=LABELS)
+    expected = medhybrid.evaluate(tmp_path / "whole" / "references", tmp_path / "whole" / "predictions", labels=LABELS)
+
+    assert found.problems == {}
+    for one, other in zip(found.scores, expected.scores, strict=True):
+        assert 0 < one.dice < 1
+        assert (one.dice, one.hd95_mm, one.volume_error_ml) == pytest.approx(
+            (other.dice, other.hd95_mm, other.volume_error_ml)
+        )
+
+
 def test_differences_from_a_cropped_segmentation_count_also_outside_of_the_crop(tmp_path: Path) -> None:
     _, mask = blob_case(3)
     path = save_nifti(tmp_path / "whole" / "a.nii.gz", mask)
