@@ -21,6 +21,7 @@ MIN_SHARE = 0.5
 
 MAX_SAMPLED = 3
 MAX_VALUES = 256
+FEW_VALUES = 16
 MIN_ALIKE = 0.7
 """Share of labelled voxels whose next voxel along an axis has the same value: labels are areas, and images vary."""
 
@@ -161,6 +162,20 @@ def remarks_on_label_maps(root: Path, images: Sequence[Path], n_cases: int) -> l
         for found in many
         if _are_label_maps(root, found)
     ]
+
+
+def have_few_values(root: Path, paths: Sequence[Path]) -> bool:
+    """Return whether sampled files have few whole values, and 0 in most voxels: they may be masks, also of thin labels."""
+    step = max(1, len(paths) // MAX_SAMPLED)
+    n_read = 0
+    for path in paths[::step][:MAX_SAMPLED]:
+        with suppress(MedHybridError, OSError, ValueError):
+            array = read_scan(root / path).array
+            values = np.unique(array)
+            if len(values) > FEW_VALUES or (values != np.rint(values)).any() or (array == 0).mean() < 0.5:
+                return False
+            n_read += 1
+    return n_read > 0
 
 
 def _are_label_maps(root: Path, paths: Sequence[Path]) -> bool:

@@ -18,7 +18,12 @@ from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.draft.assign import assign_images, assign_more_images
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.copies import without_copies
-from medhybrid.draft.mask_contents import masks_by_contents, remarks_on_label_maps, without_masks_of_whole_images
+from medhybrid.draft.mask_contents import (
+    have_few_values,
+    masks_by_contents,
+    remarks_on_label_maps,
+    without_masks_of_whole_images,
+)
 from medhybrid.draft.structures import label_patterns, names_observer, structure_folders
 from medhybrid.draft.words import (
     DERIVED_WORDS,
@@ -205,6 +210,14 @@ def find_pairs(
     if not found:
         _refuse_several_masks(root, masks, images)
         return None
+    if unnamed and have_few_values(root, [i for of in found.values() for i in of.values()]):
+        mask, of = next(iter(found.items()))
+        raise DataError(
+            "files without a word for a mask have few values, as masks do: images and masks cannot be told apart",
+            expected="images, and masks with mask, label, seg or gt in the name of the file or its folder",
+            found=f"{next(iter(of.values()))} and {mask}",
+            remedy="list the files in a table cases.csv with the columns case, mask and one per channel",
+        )
     several = Counter(name for channels in found.values() for name in channels)
     most = max(several.values())
     if most == 1 and len(found) > 2:

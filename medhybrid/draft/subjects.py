@@ -134,6 +134,11 @@ MIN_FOLDERS = 3
 EACH_IS_ONE = "each case counts as a subject"
 SUBJECT_PATTERN = "data.subject_pattern"
 
+SAME_NUMBERS = (
+    "Equal numbers in {n} sites are taken for one person; if they are others, correct the column subject of the table, or "
+    f"{SUBJECT_PATTERN}"
+)
+
 MIN_PEOPLE = 5
 """Number of groups, such as `training01`, from which on they are taken for people in spite of their names."""
 
@@ -150,7 +155,10 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
     if names and all(found):
         subjects = Counter(m[1].casefold() for m in found if m)
         if 1 < len(subjects) < len(names):
-            return SUBJECT_WORD.pattern.replace("(?<![a-z0-9])", "(?i)(?<![a-z0-9])", 1), _reason(subjects)
+            sites = {n[: m.start()] for n, m in zip(names, found, strict=True) if m}
+            are_sites = len(sites) > 1 and all(OTHER_GROUP.search(s) for s in sites)
+            more = f". {SAME_NUMBERS.format(n=len(sites))}" if are_sites else ""
+            return SUBJECT_WORD.pattern.replace("(?<![a-z0-9])", "(?i)(?<![a-z0-9])", 1), _reason(subjects) + more
         if len(subjects) < len(names):
             return None, f"{EACH_IS_ONE}, although the names are of one: folds need several subjects"
         return None, "by their names, each case is another subject"

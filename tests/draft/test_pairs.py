@@ -543,3 +543,17 @@ def test_a_finding_without_a_word_for_a_mask_is_the_mask(tmp_path: Path) -> None
     assert pairs is not None
     assert {p.mask.name for p in pairs.pairs} == {"wmh.nii.gz"}
     assert len(pairs.pairs) == 6
+
+
+def test_thin_masks_are_not_taken_for_images(tmp_path: Path) -> None:
+    """No file has the name of a mask, and thin labels do not look like areas."""
+    for i in range(3):
+        for name in ("T1DUAL/InPhase/IMG", "T1DUAL/OutPhase/IMG", "T2SPIR/IMG"):
+            save_nifti(tmp_path / f"MR/{i}/{name}.nii.gz", blob_case(i)[0])
+        thin = np.zeros(blob_case(i)[1].shape, np.uint8)
+        thin[::4, 3, 3] = 1
+        save_nifti(tmp_path / f"MR/{i}/T1DUAL/Ground/g.nii.gz", blob_case(i)[1])
+        save_nifti(tmp_path / f"MR/{i}/T2SPIR/Ground/g.nii.gz", thin)
+
+    with pytest.raises(DataError, match="have few values, as masks do"):
+        find_pairs(tmp_path, by_contents=True)

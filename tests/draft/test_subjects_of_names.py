@@ -100,6 +100,14 @@ def test_sites_are_not_people(names: list[str]) -> None:
     assert subjects_by_name(names) == {n: n for n in names}
 
 
+@pytest.mark.parametrize(("group", "is_said"), [("center_0{}_patient_0{}", True), ("ses-{}_sub-0{}", False)])
+def test_equal_numbers_of_several_sites_are_joined_with_a_remark(group: str, is_said: bool) -> None:
+    """They may be one person who travelled, or several."""
+    _, reason = subject_pattern([group.format(c, i) for c in (1, 7) for i in (1, 2, 3)])
+
+    assert ("Equal numbers in 2 sites are taken for one person" in reason) == is_said
+
+
 def test_two_sequences_with_the_dates_of_the_same_visits_are_not_two_people() -> None:
     names = [f"{kind}_{date}" for kind in ("CT", "MR") for date in ("20190101", "20200303")]
 
