@@ -126,7 +126,7 @@ def frame_stream(dataset: Any, index: int) -> bytes:
     n_frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
     offsets = None if None in table else table
     content = dataset.PixelData
-    if offsets is None and _has_wrong_offsets(content):
+    if offsets is None and _has_wrong_offsets(content, index):
         file = io.BytesIO(content)
         starts = parse_fragments(_after_table(file))[1]
         if len(starts) == n_frames:  # a fragment for each frame
@@ -142,13 +142,13 @@ def _after_table(file: io.BytesIO) -> io.BytesIO:
     return file
 
 
-def _has_wrong_offsets(content: bytes) -> bool:
-    """Return whether the Basic Offset Table of a compressed stream has entries that are not starts of fragments."""
+def _has_wrong_offsets(content: bytes, index: int) -> bool:
+    """Return whether the Basic Offset Table of a compressed stream is not in order, or wrong at a frame or the next one."""
     n = int.from_bytes(content[4:8], "little")
     if content[:4] != ITEM or n % 4 or not 0 < n <= len(content) - 8:
         return False
     offsets = np.frombuffer(content, "<u4", n // 4, 8).astype(np.int64)
-    are_items = all(content[8 + n + o : 12 + n + o] == ITEM for o in offsets.tolist())
+    are_items = all(content[8 + n + o : 12 + n + o] == ITEM for o in offsets[index : index + 2].tolist())
     return not are_items or offsets[0] != 0 or bool((np.diff(offsets) <= 0).any())
 
 

@@ -100,8 +100,8 @@ def frame_traits(group: Callable[[str], Any], dimensions: Sequence[str]) -> dict
     kind: Any = next(filter(None, map(group, FRAME_TYPES)), {})
     traits["type"] = "\\".join(filter(None, (text(kind, "FrameType"), text(kind, "ComplexImageComponent"))))
     for name in CONVERTED:
-        for trait, value in plain_traits(group(name)).items():
-            traits[trait] = traits.get(trait) or value
+        if converted := group(name):
+            traits |= {t: traits.get(t) or v for t, v in plain_traits(converted).items()}
     if not traits["direction"] and _has_no_direction(group("MRDiffusionSequence")):
         traits["direction"] = UNDIRECTED
     indices = text(group("FrameContentSequence"), "DimensionIndexValues").split("\\")
