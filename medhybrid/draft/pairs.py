@@ -210,7 +210,9 @@ def find_pairs(
     if not found:
         _refuse_several_masks(root, masks, images)
         return None
-    if unnamed and have_few_values(root, [i for of in found.values() for i in of.values()]):
+    names = {name for of in found.values() for name in of}
+    by_channel = [[of[name] for of in found.values() if name in of] for name in sorted(names)]
+    if unnamed and all(have_few_values(root, paths_of) for paths_of in by_channel):
         mask, of = next(iter(found.items()))
         raise DataError(
             "files without a word for a mask have few values, as masks do: images and masks cannot be told apart",

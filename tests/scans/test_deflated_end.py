@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
@@ -17,6 +17,7 @@ from tests.synthetic import save_nifti
 
 
 @settings(deadline=None)
+@example(n=131_073, padding=b"", block=1 << 10, beyond=True)  # the last byte waits when all input is read
 @given(
     n=st.integers(0, 300_000),
     padding=st.binary(max_size=3),

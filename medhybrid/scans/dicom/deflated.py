@@ -36,8 +36,10 @@ def inflates_beyond(chunks: Iterable[bytes], limit: int) -> bool:
     n_bytes = 0
     try:
         for chunk in chunks:
-            while chunk:
-                n_bytes += len(engine.decompress(chunk, BLOCK))
+            inflated = bytes(BLOCK)
+            while chunk or len(inflated) == BLOCK:  # of a full block, some may still be waiting without further input
+                inflated = engine.decompress(chunk, BLOCK)
+                n_bytes += len(inflated)
                 if n_bytes > limit:
                     return True
                 chunk = b"" if engine.eof else engine.unconsumed_tail  # padding may follow the stream
