@@ -41,12 +41,13 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
     Raises
     ------
     DataError
-        If two files have nearly the same mask in each case, as those of two observers.
+        If two files have nearly the same mask in each case, as those of two observers, or a file is no mask of one label.
     """
     sizes: dict[str, list[float]] = {}
     combined: set[str] = set()
     alike: list[dict[tuple[str, str], float]] = []
     odd_files: dict[str, Path] = {}
+    soft_files: dict[str, Path] = {}
     masks = [c.mask for c in cases if c.mask is not None and c.mask.names]
     known = {joined_words(n): n for n in counts}
     for files in masks[:: max(1, len(masks) // MAX_MEASURED)][:MAX_MEASURED]:
@@ -59,7 +60,9 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
             with suppress(MedHybridError, OSError):
                 mask = read_label_scan(path)
                 array: NDArray[Any] = round_labels(mask.array)
-                if np.count_nonzero(np.unique(array)) > 1:
+                if array.dtype.kind == "f" and (array != np.rint(array)).any():
+                    soft_files[label] = path
+                elif np.count_nonzero(np.unique(array)) > 1:
                     several[label] = array > 0
                     odd_files[label] = path
                 elif volume := float(np.count_nonzero(array)) * mask.grid.voxel_ml:
@@ -72,6 +75,14 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
             joint = inside
             combined |= {n for n, of in several.items() if of.shape == joint.shape and _are_equal(of, joint)}
     _refuse_observers(alike)
+    if soft_files:
+        name, path = next(iter(soft_files.items()))
+        raise DataError(
+            f"the file of the label {name} has values that are not whole numbers, as probabilities and smoothed masks have",
+            expected="0 outside the label, and one whole number inside",
+            found=path.name,
+            remedy="save the masks with a threshold, or from their source without interpolation",
+        )
     if odd := {n: path for n, path in odd_files.items() if n not in combined}:
         name, path = next(iter(odd.items()))
         raise DataError(

@@ -235,6 +235,18 @@ def test_a_file_of_several_labels_beside_that_of_another_label_is_refused_or_the
         init_study(tmp_path / "d", tmp_path / "study.yaml")
 
 
+def test_files_of_labels_with_probabilities_are_refused_with_the_reason(tmp_path: Path) -> None:
+    for i in range(3):
+        image, labels = blob_case(i, (12, 10, 8))
+        save_nifti(tmp_path / "d" / f"P{i}/ct.nii.gz", image)
+        for n, organ in enumerate(("liver", "spleen")):
+            soft = (labels > 0).astype(np.float32) * 0.7 + 0.1 * np.roll(labels > 0, n, axis=0)
+            save_nifti(tmp_path / "d" / f"P{i}/segmentations/{organ}.nii.gz", soft)
+
+    with pytest.raises(DataError, match="values that are not whole numbers.*threshold"):
+        init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+
 @pytest.mark.parametrize("name", ["brain00{}", "ADNI_00{}_MR"])
 def test_labels_of_one_letter_are_not_looked_for_in_other_words(name: str, tmp_path: Path) -> None:
     for i in range(4):
