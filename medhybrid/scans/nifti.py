@@ -6,7 +6,7 @@ import gzip
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from medhybrid.scans.nifti_header import (
     unit_of,
 )
 from medhybrid.scans.scan import Scan, Source
-from medhybrid.scans.streams import DAMAGE, check_surplus, count_to_end, open_plain_or_gzip, report_damage
+from medhybrid.scans.streams import DAMAGE, check_surplus, count_to_end, read_plain_or_gzip, report_damage
 
 WRITTEN_SUFFIXES = (".nii.gz", ".nii")
 
@@ -89,26 +89,8 @@ def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], 
     Integers without scaling keep their type; all other values become float32. The stream is read to its end, so that the
     checksum of gzip is compared.
     """
-    from nibabel.arrayproxy import ArrayProxy
-
-    stored = header.checked.get_data_dtype()
     try:
-        with open_plain_or_gzip(header.values) as stream:
-            slope, inter = _scaling(header)
-            offset = header.checked.get_data_offset()
-            if header.values == path:
-                offset = offset or header.checked.single_vox_offset
-            spec = (header.stored_shape, stored, offset, 1.0 if slope is None else slope, inter or 0.0)
-            proxy = ArrayProxy(stream, spec, mmap=False)
-            if stored.kind in "iu" and proxy.slope == 1 and proxy.inter == 0:
-                values = np.asarray(proxy.get_unscaled())
-                values = values.astype(stored.newbyteorder("="), copy=False)
-            else:
-                with np.errstate(over="ignore"):
-                    values = np.asanyarray(proxy, dtype=np.float32).astype(np.float32, copy=False)
-                if stored.itemsize > 4:
-                    refuse_overflow(path, values, np.asanyarray(proxy))
-            n_surplus = count_to_end(stream)
+        values, n_surplus = read_plain_or_gzip(header.values, lambda stream: _values_of(path, header, stream))
     except ScanError:
         raise
     except DAMAGE as error:
@@ -116,6 +98,28 @@ def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], 
     except Exception as error:  # damaged offsets and scaling raise many kinds of exceptions
         raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error), remedy="export it again") from error
     return values.reshape(header.shape, order="F"), n_surplus
+
+
+def _values_of(path: Path, header: NiftiHeader, stream: BinaryIO) -> tuple[NDArray[np.generic], int]:
+    """Read values in the shape that the header states, and count the surplus bytes after them."""
+    from nibabel.arrayproxy import ArrayProxy
+
+    stored = header.checked.get_data_dtype()
+    slope, inter = _scaling(header)
+    offset = header.checked.get_data_offset()
+    if header.values == path:
+        offset = offset or header.checked.single_vox_offset
+    spec = (header.stored_shape, stored, offset, 1.0 if slope is None else slope, inter or 0.0)
+    proxy = ArrayProxy(stream, spec, mmap=False)
+    if stored.kind in "iu" and proxy.slope == 1 and proxy.inter == 0:
+        values = np.asarray(proxy.get_unscaled())
+        values = values.astype(stored.newbyteorder("="), copy=False)
+    else:
+        with np.errstate(over="ignore"):
+            values = np.asanyarray(proxy, dtype=np.float32).astype(np.float32, copy=False)
+        if stored.itemsize > 4:
+            refuse_overflow(path, values, np.asanyarray(proxy))
+    return values, count_to_end(stream)
 
 
 def _scaling(header: NiftiHeader) -> tuple[float | None, float | None]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import bz2
 import gzip
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
+
+from isal import igzip, isal_zlib
 
 from medhybrid.errors import ScanError
 from medhybrid.files import check_file
@@ -23,6 +25,8 @@ BLOCK = 1 << 20
 
 ANY_ZLIB_WRAPPER = 47
 """Window bits for which zlib accepts both zlib and gzip headers."""
+
+T = TypeVar("T")
 
 DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, OSError)
 """Exceptions that Python's decompressors raise for damaged data."""
@@ -44,6 +48,18 @@ def open_plain_or_gzip(path: Path) -> Iterator[BinaryIO]:
     else:
         with path.open("rb") as file:
             yield file
+
+
+def read_plain_or_gzip(path: Path, read: Callable[[BinaryIO], T]) -> T:
+    """Return what `read` returns for a file; its gzip content is decompressed by ISA-L, two to three times as fast as by zlib.
+
+    If this fails, `read` is called again with Python's gzip module, whose result or exception counts.
+    """
+    if is_gzip(path):
+        with suppress(Exception), igzip.IGzipFile(path, "rb") as stream:
+            return read(cast(BinaryIO, stream))
+    with open_plain_or_gzip(path) as file:
+        return read(file)
 
 
 def open_bzip2(file: BinaryIO) -> BinaryIO:
@@ -104,10 +120,20 @@ def inflate(file: BinaryIO, n_bytes: int, n_stored: int | None = None) -> tuple[
     zlib.error
         If a stream is damaged.
     """
+    start = file.tell()
+    with suppress(Exception):
+        return _inflate(file, n_bytes, n_stored, isal_zlib.decompressobj)
+    file.seek(start)
+    return _inflate(file, n_bytes, n_stored, zlib.decompressobj)  # its result or exception counts
+
+
+def _inflate(
+    file: BinaryIO, n_bytes: int, n_stored: int | None, new_engine: Callable[[int], Any]
+) -> tuple[bytearray, int]:
     content = bytearray(n_bytes)
     view = memoryview(content)
     n_read = 0
-    for block in _inflated_blocks(file, n_stored):
+    for block in _inflated_blocks(file, n_stored, new_engine):
         left = n_bytes - n_read
         if left >= len(block):
             view[n_read : n_read + len(block)] = block
@@ -119,9 +145,9 @@ def inflate(file: BinaryIO, n_bytes: int, n_stored: int | None = None) -> tuple[
     return content, n_read - n_bytes
 
 
-def _inflated_blocks(file: BinaryIO, n_stored: int | None) -> Iterator[bytes]:
+def _inflated_blocks(file: BinaryIO, n_stored: int | None, new_engine: Callable[[int], Any]) -> Iterator[bytes]:
     """Yield the decompressed bytes of consecutive streams, and one byte for other content after them."""
-    engine = zlib.decompressobj(ANY_ZLIB_WRAPPER)
+    engine = new_engine(ANY_ZLIB_WRAPPER)
     for packed in _blocks(file, n_stored):
         while packed:
             if engine.eof:
@@ -131,7 +157,7 @@ def _inflated_blocks(file: BinaryIO, n_stored: int | None) -> Iterator[bytes]:
                     return
                 if not packed:
                     break
-                engine = zlib.decompressobj(ANY_ZLIB_WRAPPER)
+                engine = new_engine(ANY_ZLIB_WRAPPER)
             yield engine.decompress(packed, BLOCK)
             packed = engine.unused_data if engine.eof else engine.unconsumed_tail
     if not engine.eof:

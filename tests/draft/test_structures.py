@@ -243,7 +243,7 @@ def test_files_of_labels_with_probabilities_are_refused_with_the_reason(tmp_path
             soft = (labels > 0).astype(np.float32) * 0.7 + 0.1 * np.roll(labels > 0, n, axis=0)
             save_nifti(tmp_path / "d" / f"P{i}/segmentations/{organ}.nii.gz", soft)
 
-    with pytest.raises(DataError, match="values that are not whole numbers.*threshold"):
+    with pytest.raises(DataError, match=r"values that are not whole numbers.*threshold"):
         init_study(tmp_path / "d", tmp_path / "study.yaml")
 
 
