@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from isal import igzip
 from numpy.typing import NDArray
 
 from medhybrid.errors import GeometryError, MedHybridError, OutputError, ScanError
@@ -28,6 +29,12 @@ from medhybrid.scans.scan import Scan, Source
 from medhybrid.scans.streams import DAMAGE, check_surplus, count_to_end, read_plain_or_gzip, report_damage
 
 WRITTEN_SUFFIXES = (".nii.gz", ".nii")
+
+GZIP_LEVEL = 2
+"""Level of ISA-L (0 to 3) at which files are written: about the size of gzip's level 1."""
+
+SAVED_BLOCK = 32
+"""Number of voxels along X and Z that are reordered at once when a file is written."""
 
 
 def strip_suffix(path: Path) -> str:
@@ -174,10 +181,34 @@ def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *,
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        nib.save(image, temporary)
+        if path.name.lower().endswith(".gz"):
+            _save_gzip(image, temporary)
+        else:
+            nib.save(image, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _save_gzip(image: Any, path: Path) -> None:
+    """Write an image as nibabel does, three times as fast: with ISA-L, and reordered in blocks that fit the caches."""
+    values = np.asarray(image.dataobj)
+    image.update_header()
+    header = image.header.copy()
+    stored = header.get_data_dtype()
+    with path.open("wb") as packed, igzip.IGzipFile("", "wb", GZIP_LEVEL, packed, mtime=0) as file:
+        if values.ndim != 3 or values.dtype != stored.newbyteorder("=") or header.get_slope_inter() != (None, None):
+            image.to_stream(file)
+            return
+        header.set_slope_inter(1.0, 0.0)
+        header.write_to(file)
+        file.write(bytes(header.get_data_offset() - file.tell()))
+        n_x, n_y, n_z = values.shape
+        for z in range(0, n_z, SAVED_BLOCK):
+            slab = np.empty((min(SAVED_BLOCK, n_z - z), n_y, n_x), stored)
+            for x in range(0, n_x, SAVED_BLOCK):
+                slab[:, :, x : x + SAVED_BLOCK] = values[x : x + SAVED_BLOCK, :, z : z + SAVED_BLOCK].transpose(2, 1, 0)
+            file.write(slab)
 
 
 def nifti_bytes(array: NDArray[np.generic], affine: Affine, *, slope: float = 1.0, intercept: float = 0.0) -> bytes:
