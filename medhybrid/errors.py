@@ -27,8 +27,8 @@ from medhybrid.addresses import hide_password
 
 logger = logging.getLogger(__name__)
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Error numbers of a full or read-only disk: no later item can be written either."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Error numbers of a full or read-only disk, or a limit of the size of files: no later item can be written either."""
 
 JOINERS = "\u200c\u200d"
 """Format characters that occur in words of some scripts."""

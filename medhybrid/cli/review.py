@@ -63,7 +63,8 @@ def evaluate(
     from medhybrid.data.segments import SegmentRules
     from medhybrid.steps.annotated import annotated_labels
     from medhybrid.steps.evaluate import evaluate as score
-    from medhybrid.steps.evaluate import labels_on_record, log_evaluation, shown_scores
+    from medhybrid.steps.evaluate import log_evaluation, shown_scores
+    from medhybrid.steps.scored_output import labels_on_record, output_folder_of, refuse_other_run
 
     reporter = call_of(context).reporter(quiet)
     annotated: dict[str, tuple[str, ...]] = {}
@@ -82,6 +83,8 @@ def evaluate(
         ignore_value, rules, permissions = None, SegmentRules(labels), mode or "0600"
     target = out or (predictions / "evaluation")
     names = [n.strip() for n in cases.split(",") if n.strip()] if cases else None
+    if run is not None:
+        refuse_other_run(output_folder_of(predictions), run)
     with patient_files(permissions):
         result = score(
             references,

@@ -17,7 +17,8 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -255,14 +256,15 @@ def save_case(
     try:
         chunk = tuple(min(n, CHUNK_VOXELS) for n in labels.shape)
         cparams = {"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1}
-        blosc2.asarray(
-            np.ascontiguousarray(image.astype(np.float16)),
-            chunks=(1, *chunk),
-            urlpath=str(temporary / "image.b2nd"),
-            cparams=cparams,
-        )
-        for name, array in (("labels", labels), ("mask", source_mask)):
-            blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary / f"{name}.b2nd"), cparams=cparams)
+        with _disk_errors(temporary, image.size * 2):
+            blosc2.asarray(
+                np.ascontiguousarray(image.astype(np.float16)),
+                chunks=(1, *chunk),
+                urlpath=str(temporary / "image.b2nd"),
+                cparams=cparams,
+            )
+            for name, array in (("labels", labels), ("mask", source_mask)):
+                blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary / f"{name}.b2nd"), cparams=cparams)
         has_few = record.known_share < MIN_KNOWN
         np.save(temporary / "foreground.npy", foreground_index(labels, n_labels, with_background=has_few))
         (temporary / "case.json").write_text(_with_checksums(record, temporary).model_dump_json(indent=1))
@@ -270,6 +272,20 @@ def save_case(
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(folder: Path, n_bytes: int) -> Iterator[None]:
+    """Raise the `OSError` of the disk for an error of blosc2, which does not give the reason, if it cannot take `n_bytes`."""
+    try:
+        yield
+    except RuntimeError:
+        probe = folder / "probe"
+        try:
+            probe.write_bytes(bytes(n_bytes))
+        finally:
+            probe.unlink(missing_ok=True)
+        raise
 
 
 def load_record(folder: Path) -> CaseRecord:

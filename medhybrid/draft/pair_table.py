@@ -82,7 +82,8 @@ def table_of_pairs(root: Path, pairs: Pairs) -> PairTable:
         parts, divided = _undivided_parts(parts, plain, found or plain, may_restart=not given.subjects)
         remarks += divided
     elif given.parts:
-        parts, divided = _undivided_parts(given.parts, cases, found or cases, may_restart=False)
+        listed_parts = {c: given.parts[c] for c in cases}  # the table may have another order
+        parts, divided = _undivided_parts(listed_parts, cases, found or cases, may_restart=False)
         remarks += divided
     if given.folds and any(parts.get(c) == "validation" and int(n) < 0 for c, n in given.folds.items()):
         given.folds = {}

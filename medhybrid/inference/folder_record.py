@@ -30,6 +30,8 @@ class FolderRecord(BaseModel):
         Path of the scans. Empty for a de-identified output, since names of folders may contain patient data.
     more_scans : list of str
         Further paths, if several were given.
+    member_weights_sha256 : list of str
+        Hashes of the weights of each model of an ensemble; empty for a single model.
     is_calibrated : bool, optional
         Whether validation cases calibrated the confidence of the model; None in records of earlier versions.
     knows_training_scans : bool, optional
@@ -55,6 +57,7 @@ class FolderRecord(BaseModel):
     precision: str
     mirror: bool | None = None
     model_weights_sha256: str
+    member_weights_sha256: list[str] = []
     made_by: str
     n_done: int
     n_unchanged: int
@@ -87,6 +90,12 @@ def read_folder_record(folder: Path) -> FolderRecord:
     except (OSError, ValidationError) as error:
         if not folder.is_dir():
             raise DataError(f"{folder} does not exist", remedy="check the path") from error
+        if not path.exists() and any((folder / name).is_dir() for name in ("done", *STARTED_NAMES)):
+            raise DataError(
+                f"predict did not finish in {folder}",
+                expected=f"{path}, which is written at its end",
+                remedy="call medhybrid predict again with the same --out: it continues",
+            ) from error
         raise DataError(
             f"{folder} is not an output folder of medhybrid predict",
             expected=f"{path}",

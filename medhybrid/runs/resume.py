@@ -136,3 +136,24 @@ def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
     values = config.model_dump()
     values["training"] |= length
     return config_from_dict(values, source="--resume")
+
+
+def refuse_shorter(folder: Path, config: StudyConfig) -> None:
+    """Raise `ConfigError` if a run has already made the steps, or trained for the minutes, of a new length."""
+    from medhybrid.training.checkpoint import load_checkpoint
+
+    state = load_checkpoint(folder / "checkpoint")
+    steps, minutes = state["step"], state["elapsed_s"] / 60
+    training = config.training
+    if training.iterations is not None and training.iterations <= steps:
+        raise ConfigError(
+            f"the run {folder.name} has made {steps} steps",
+            expected=f"more, such as training.iterations=+{max(training.iterations, 1)}",
+            found=f"training.iterations={training.iterations}",
+        )
+    if training.max_minutes is not None and training.max_minutes <= minutes:
+        raise ConfigError(
+            f"the run {folder.name} has trained for {minutes:.1f} minutes",
+            expected=f"more, such as training.max_minutes=+{training.max_minutes:g}",
+            found=f"training.max_minutes={training.max_minutes:g}",
+        )

@@ -436,16 +436,26 @@ def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
         patient=series.patient,
         note=series.note,
     )
+    frames = [f for v in series.volumes for f in v.stack.frames]
+    files = tuple(dict.fromkeys(f.path for f in frames)) if len(series.volumes) > 1 else ()
+    files = files if len(files) < len(frames) else ()
     made = zip(series.volumes, series.acquisitions, strict=False)
-    return [_volume_entry(rest, v, acquisition) for v, acquisition in made] or [rest]
+    return [_volume_entry(rest, v, acquisition, files) for v, acquisition in made] or [rest]
 
 
-def _volume_entry(rest: ScanEntry, volume: Volume, acquisition: Acquisition) -> ScanEntry:
+def _volume_entry(rest: ScanEntry, volume: Volume, acquisition: Acquisition, files: Sequence[Path]) -> ScanEntry:
+    """Return the entry of a volume.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        All files of a series with several frames in a file, or none: the names of its volumes hold for all of them only.
+    """
     frames, affine = volume.stack.frames, volume.stack.affine
     return replace(
         rest,
         name=escape_name(f"{rest.name}__{volume.name}") if volume.name else rest.name,
-        paths=tuple(dict.fromkeys(f.path for f in frames)),
+        paths=tuple(files) or tuple(dict.fromkeys(f.path for f in frames)),
         part=volume.name,
         description=str(acquisition.get("description", "")),
         acquisition=acquisition,

@@ -87,6 +87,23 @@ class Judged:
     scored: frozenset[str] = frozenset()
     references_ml: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    def in_order_of(self, other: Judged) -> Judged:
+        """Return a training with its labels numbered as in another one, if both have the same labels in another order."""
+        if self.kind != "training" or self.labels == other.labels or self.labels.keys() != other.labels.keys():
+            return self
+        numbers = np.zeros(len(self.labels) + 1, np.uint16)
+        for name, value in self.labels.items():
+            numbers[value] = other.labels[name]
+
+        def draw(case: str) -> VolumeView | None:
+            view = self.draw(case)
+            if view is None:
+                return None
+            reference = None if view.reference is None else numbers[view.reference]
+            return replace(view, prediction=numbers[view.prediction], reference=reference)
+
+        return replace(self, labels=other.labels, draw=draw)
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -113,6 +130,7 @@ def compare(first: str | Path, second: str | Path, *, out: str | Path, reporter:
     reporter, out = reporter or Silent(), Path(out)
     names = names_apart(Path(first), Path(second))
     a, b = (replace(judged(Path(p)), name=n) for p, n in zip((first, second), names, strict=True))
+    b = b.in_order_of(a)
     if a.kind != b.kind or a.labels != b.labels or a.scored != b.scored:
         raise DataError(
             f"{a.name} and {b.name} cannot be compared",
@@ -252,7 +270,7 @@ def _draw_validation(
     prepared = prepared_folder(config)
     if not (prepared / "cases" / case).is_dir():
         return None
-    if not is_unchanged():
+    if not is_unchanged() or list(PreparedDataset(prepared).plan.labels) != list(plan.labels):
         return None
     (opened,) = PreparedDataset(prepared).open([case])
     mask = inside_labels(read_scan(folder / "validation" / f"{case}.nii.gz").array[0], plan.labels)

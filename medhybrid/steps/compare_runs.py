@@ -101,7 +101,7 @@ def compare_runs(folders: Sequence[str | Path], *, out: str | Path, reporter: Re
 
 def _refuse_other_kinds(sides: Sequence[Judged]) -> None:
     first = sides[0]
-    for other in sides[1:]:
+    for other in (side.in_order_of(first) for side in sides[1:]):
         if other.kind != first.kind or other.labels != first.labels or other.scored != first.scored:
             raise DataError(
                 f"{first.name} and {other.name} cannot be compared",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import unicodedata
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,9 +21,6 @@ from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, MedHybridError, item_error
 from medhybrid.files import write_atomically
 from medhybrid.geometry import Affine, Grid, extend_to, joint_grid, match_axes
-from medhybrid.inference.folder_record import read_folder_record
-from medhybrid.inference.foreign_files import is_edited
-from medhybrid.inference.records import Records
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.names import printable_path
@@ -32,16 +29,24 @@ from medhybrid.progress import Reporter, Silent
 from medhybrid.scans.image_files import read_geometry
 from medhybrid.scans.raster import is_raster
 from medhybrid.scans.slicer_segments import segments_of_nrrd
+from medhybrid.steps.scored_output import (
+    Structures,
+    has_unknown_training,
+    listed,
+    nfc,
+    output_folder_of,
+    problems_on_record,
+    refuse_other_labels,
+)
 from medhybrid.steps.scoring_names import by_predictions
-from medhybrid.two_columns import two_columns
 
 MAX_JOINT = 1000
 """Largest size of the grid around two cropped masks, relative to that of the reference: others are misplaced."""
 
-NO_PREDICTION = "no prediction: scored as empty"
+NUMBERED = re.compile(r"(.+)_\d+")
+"""Name that `predict` gives a scan beside an earlier one of the same name."""
 
-Structures = Mapping[str, int | Sequence[int]]
-"""Label names with their values, or regions with the values of all their voxels."""
+NO_PREDICTION = "no prediction: scored as empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,8 @@ def evaluate(
     reporter = reporter or Silent()
     _check_labels(labels)
     structures: Structures = {n: tuple(v) for n, v in regions.items()} if regions else labels
-    annotated = {_nfc(case): names for case, names in (annotated or {}).items()}
-    cases = None if cases is None else [_nfc(case) for case in cases]
+    annotated = {nfc(case): names for case, names in (annotated or {}).items()}
+    cases = None if cases is None else [nfc(case) for case in cases]
     _check_annotated(annotated, structures)
     rules = replace(rules or SegmentRules(labels), other_values=other_values)
     if other_values == "ignore":
@@ -131,9 +136,9 @@ def evaluate(
     if renamed := by_predictions(known, predicted):
         known = renamed
         reporter.message("references are matched by their names without words such as mask or image")
-    _refuse_other_labels(_output_folder(Path(predictions)), structures, ignores=other_values == "ignore")
-    failed, foreign = _on_record(_output_folder(Path(predictions)))
-    if _has_unknown_training(_output_folder(Path(predictions))):
+    refuse_other_labels(output_folder_of(Path(predictions)), structures, ignores=other_values == "ignore")
+    failed, foreign = problems_on_record(output_folder_of(Path(predictions)))
+    if has_unknown_training(output_folder_of(Path(predictions))):
         reporter.message("the scans that trained this model are not known: the scores hold only for scans that did not")
     predicted = {case: path for case, path in predicted.items() if case not in failed}
     predicted_names = sorted((set(predicted) | failed | set(doubled)) & (set(known) | set(doubled_references)))
@@ -149,6 +154,11 @@ def evaluate(
     if cases is None and (others := sorted(set(predicted) - set(known))):
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         reporter.message(f"not scored, since they have no reference: {', '.join(others[:5])}{more}")
+        twins = [n for n in others if (m := NUMBERED.fullmatch(n)) and m[1] in known and m[1] in predicted]
+        if twins and (output_folder_of(Path(predictions)) / "done").is_dir():
+            reporter.message(
+                f"{twins[0]} is another scan named {twins[0].rpartition('_')[0]}: check which of them the reference is of"
+            )
     if not names:
         raise DataError(
             "no case to score",
@@ -200,9 +210,7 @@ def evaluate(
         reporter.message(
             f"Dice on labelled voxels only ({summary['labelled_share']:.2%} of the voxels), not of whole masks"
         )
-    if partly := [
-        n for n in names if n in annotated or (n in known and _nfc(strip_suffix(known[n].name)) in annotated)
-    ]:
+    if partly := [n for n in names if n in annotated or (n in known and nfc(strip_suffix(known[n].name)) in annotated)]:
         reporter.message(
             f"{len(partly)} of {len(names)} references are partly labelled; their other labels are not scored"
         )
@@ -222,7 +230,7 @@ def _remedy_for_folders_below(folders: Sequence[Path]) -> str:
 
 def _annotated_of(case: str, path: Path, annotated: Mapping[str, Collection[str]]) -> Collection[str] | None:
     """Return the labels of a partly labelled reference, by the name of its case or of its file; None for all."""
-    return annotated.get(case, annotated.get(_nfc(strip_suffix(path.name))))
+    return annotated.get(case, annotated.get(nfc(strip_suffix(path.name))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,26 +248,6 @@ class _Options:
         if annotated is None:
             return self
         return replace(self, labels={n: v for n, v in self.labels.items() if n in annotated})
-
-
-def _values_of(value: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, Sequence) else (value,)
-
-
-def labels_on_record(predictions: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-    """Return labels and regions in `run.json` of an output folder of `predict`; raise `ConfigError` without such a record."""
-    if not predictions.is_dir():
-        raise ConfigError(f"{printable_path(predictions)} does not exist or is not a folder", remedy="check the path")
-    try:
-        record = read_folder_record(_output_folder(predictions))
-    except DataError as error:
-        raise ConfigError(
-            "the labels of the masks are unknown",
-            expected=f"--config with their labels, or {printable_path(_output_folder(predictions) / 'run.json')}",
-            found=error.found,
-            remedy="give --config, or the folder that was --out of medhybrid predict",
-        ) from error
-    return dict(record.labels), dict(record.regions)
 
 
 def shown_scores(summary: Mapping[str, float]) -> list[list[str]]:
@@ -290,39 +278,6 @@ def _check_annotated(annotated: Mapping[str, Collection[str]], labels: Structure
             )
 
 
-def _refuse_other_labels(folder: Path, labels: Structures, *, ignores: bool) -> None:
-    """Raise `DataError` if labels differ from those in the record of an output folder of `predict`.
-
-    A region may combine values of the record under a new name, unless the record has a region of this name.
-
-    Parameters
-    ----------
-    ignores : bool
-        Whether values without a label are ignored, so that some of the labels are enough.
-    """
-    try:
-        record = read_folder_record(folder)
-    except DataError:  # a folder of masks of other software
-        return
-    made: dict[str, int | Sequence[int]] = {**record.labels, **record.regions}
-    known = set(record.labels.values())
-
-    def has(name: str, value: int | Sequence[int]) -> bool:
-        if name in made:
-            return set(_values_of(made[name])) == set(_values_of(value))
-        return isinstance(value, Sequence) and set(value) <= known
-
-    has_all = all(has(name, value) for name, value in labels.items())
-    is_part = not any(isinstance(v, Sequence) for v in labels.values()) and len(labels) < len(record.labels)
-    if not has_all or (is_part and not ignores):
-        raise DataError(
-            f"the masks of {printable_path(folder)} have other labels",
-            table=two_columns([("labels", _listed(made), _listed(labels))], "model", "asked for"),
-            remedy="omit --config to score the labels of the model, or convert the values of the references to its labels"
-            + ("; --other-values ignore scores some of them" if has_all else ""),
-        )
-
-
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     """Write `scores.csv` (a row for each case and label) and `summary.json`.
 
@@ -350,53 +305,6 @@ def _is_earlier_evaluation(folder: Path) -> bool:
 
 EVALUATION = FolderKind("evaluate", {"scores.csv": (), "summary.json": ()}, _is_earlier_evaluation)
 """Output folder of `evaluate`."""
-
-
-def _output_folder(predictions: Path) -> Path:
-    """Return the output folder of `predict` for its `masks` folder, else the folder itself."""
-    return predictions.parent if predictions.name == "masks" and not (predictions / "masks").is_dir() else predictions
-
-
-def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
-    """Return the failed scans of an output folder of `predict`, and errors for masks that cannot be scored."""
-    try:
-        made_by = read_folder_record(folder).made_by
-    except DataError:  # a folder of masks of other software
-        return set(), {}
-    records = Records(folder)
-    failed = {p.stem for p in (folder / "failed").glob("[!.]*.json")}
-    foreign: dict[str, DataError] = {}
-    for done in records.all([p.stem for p in (folder / "done").glob("[!.]*.json")]):
-        if done.status == "done" and done.made_by != made_by:
-            foreign[done.case] = DataError(
-                f"the mask of {done.case} is of another model", remedy="finish predict, then evaluate"
-            )
-        elif done.status == "done" and done.is_training_scan:
-            foreign[done.case] = DataError(
-                f"data leakage: the model was trained on {done.case}",
-                expected="a scan that it has not seen",
-                remedy="score unseen scans, or cross-validate: there, each case is scored by a model that did not train on it",
-            )
-        elif done.status == "done" and is_edited(folder, records, done.case):
-            foreign[done.case] = DataError(
-                f"the mask of {done.case} was edited after predict wrote it",
-                remedy="move it into corrected/ and predict again, or copy all masks to another folder to score edited ones",
-            )
-    failed -= {p.stem for p in (folder / "done").glob("[!.]*.json")}
-    return {_nfc(case) for case in failed}, {_nfc(case): error for case, error in foreign.items()}
-
-
-def _nfc(case: str) -> str:
-    """Return the name of a case in the Unicode form of `list_masks`."""
-    return unicodedata.normalize("NFC", case)
-
-
-def _has_unknown_training(folder: Path) -> bool:
-    """Return whether the masks of a folder are of a model whose training scans are not known."""
-    try:
-        return read_folder_record(folder).knows_training_scans is False
-    except DataError:  # a folder of masks of other software
-        return False
 
 
 def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
@@ -439,7 +347,7 @@ def _score(
     if rules.other_values == "refuse" and (unknown := unknown_values(of_known, rules.labels.values())):
         raise DataError(
             f"the reference of {case} has values that are not labels",
-            expected=_listed(rules.labels),
+            expected=listed(rules.labels),
             found=", ".join(unknown),
             remedy="add them to the labels, or use --other-values ignore",
         )
@@ -489,12 +397,8 @@ def _read_prediction(path: Path, grid: Grid, rules: SegmentRules, max_gap_mm: fl
     if rules.other_values == "refuse" and (unknown := unknown_values(found, rules.labels.values())):
         raise DataError(
             "the prediction has values that are not labels",
-            expected=_listed(rules.labels),
+            expected=listed(rules.labels),
             found=", ".join(unknown),
             remedy="add them to the labels, or use --other-values ignore",
         )
     return found
-
-
-def _listed(labels: Structures) -> str:
-    return ", ".join(f"{'+'.join(map(str, _values_of(v)))} ({n})" for n, v in labels.items())

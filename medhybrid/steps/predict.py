@@ -410,6 +410,7 @@ def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int
         precision=precision,
         mirror=model.record.inference.tta_mirroring,
         model_weights_sha256=model.record.weights_sha256,
+        member_weights_sha256=[m.record.weights_sha256 for m in getattr(model, "members", ())],
         made_by=call.job.made_by,
         n_done=n_done,
         n_unchanged=n_skipped,

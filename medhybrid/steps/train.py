@@ -41,7 +41,7 @@ from medhybrid.runs.record import (
     without_places,
 )
 from medhybrid.runs.remarks import NO_VALIDATION, report_absent_labels, report_other_budget, thin_labels
-from medhybrid.runs.resume import extend, run_config, with_places
+from medhybrid.runs.resume import extend, refuse_shorter, run_config, with_places
 from medhybrid.runs.run import Run
 from medhybrid.runs.setup import RunSetup, resolve_setup
 from medhybrid.runs.validation import record_validation, show_progress, show_references
@@ -191,12 +191,17 @@ def resume(
         config = config_from_dict(values, source=str(folder))
         setup = resolve_setup(config, device)
         then = Plan.load(folder / "plan.json")
-        if setup.plan.settings != then.settings:
+        has_same_order = list(setup.plan.labels) == list(then.labels)  # labels are the classes of the network, in order
+        if setup.plan.settings != then.settings or not has_same_order:
             raise DataError(
                 f"the plan of the prepared dataset differs from the run {folder.name}",
+                expected="" if has_same_order else f"labels in the order {', '.join(then.labels)}",
+                found="" if has_same_order else ", ".join(setup.plan.labels),
                 remedy="preprocess with the run's config.yaml, or start a new run",
             )
         check_data(folder, setup.data)
+        if has_started and has_other_length:
+            refuse_shorter(folder, config)
         team.part(setup.plan.batch_size)
         # Check before anything is written, so that a refused run stays unchanged.
         record_training_images(folder, setup.train_cases, setup.validation_cases)
