@@ -19,7 +19,7 @@ from medhybrid.draft.stand_ins import ChannelContents, contents_of
 from medhybrid.draft.words import COLOUR_LETTERS, CT_WORDS, MR_WORDS, OTHER_WORDS
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Scan
-from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.dicom.not_scans import modality_of
 from medhybrid.scans.raster import COLOURS, fit_colours, has_known_size, is_raster
 from medhybrid.scans.reader import read_label_scan, read_scan
 
@@ -317,7 +317,7 @@ def _image_of(case: Case) -> tuple[SampledImage, list[NDArray[Any]]]:
         first.grid.spacing_mm,
         first.grid.shape,
         first.source.kind,
-        modality=text(first.source.header[0], "Modality") if first.source.kind == "dicom" else "",
+        modality=modality_of(first.source.header[0]) if first.source.kind == "dicom" else "",
         has_size=has_known_size(first),
     )
     is_whole = len(arrays) == len(found) and image.kind != "raster"  # a photo may well be grey

@@ -436,9 +436,10 @@ def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
         patient=series.patient,
         note=series.note,
     )
-    frames = [f for v in series.volumes for f in v.stack.frames]
-    files = tuple(dict.fromkeys(f.path for f in frames)) if len(series.volumes) > 1 else ()
-    files = files if len(files) < len(frames) else ()
+    own = [dict.fromkeys(f.path for f in v.stack.frames) for v in series.volumes]
+    files = tuple(dict.fromkeys(path for paths in own for path in paths))
+    is_shared = sum(map(len, own)) > len(files) or series.is_concatenation
+    files = files if is_shared and len(own) > 1 else ()
     made = zip(series.volumes, series.acquisitions, strict=False)
     return [_volume_entry(rest, v, acquisition, files) for v, acquisition in made] or [rest]
 
@@ -449,7 +450,7 @@ def _volume_entry(rest: ScanEntry, volume: Volume, acquisition: Acquisition, fil
     Parameters
     ----------
     files : sequence of Path
-        All files of a series with several frames in a file, or none: the names of its volumes hold for all of them only.
+        All files of a series with frames of several volumes in a file, or none: the names of its volumes hold for all of them.
     """
     frames, affine = volume.stack.frames, volume.stack.affine
     return replace(

@@ -238,7 +238,8 @@ def _nifti_image(data: NDArray[np.generic], affine: Affine, header: Any) -> Any:
     import nibabel as nib
 
     if header is not None and _places_alike(header, data.shape, affine):
-        return _image_with_geometry_of(data, header)
+        is_flat = int(header["dim"][0]) == 2 and data.ndim == 3 and data.shape[2] == 1
+        return _image_with_geometry_of(data[:, :, 0] if is_flat else data, header)
     image = nib.Nifti1Image(data, affine)
     code = 1
     if header is not None:

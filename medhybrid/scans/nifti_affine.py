@@ -35,6 +35,12 @@ OF_SPM = (
     "position and orientation are those of the .mat file of SPM; programs that do not read it place the image elsewhere"
 )
 
+FORM_CODES = ("sform_code", "qform_code")
+
+NEGATIVE = "is negative"
+
+TURNED_IN_ITK = "the sform is used, but ITK-based programs turn this axis, of the image and of its mask"
+
 ANALYZE_IN_ITK = "ITK-based programs place the first voxel of this image at the origin, but not that of its NIfTI mask"
 
 
@@ -57,9 +63,11 @@ def affine_of(header: NiftiHeader, shape: tuple[int, ...]) -> tuple[Affine, tupl
 
 def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[Affine, tuple[str, ...]]:
     checked = header.checked.copy()
-    notes = _fill_sizes(header, checked, shape)
+    sizes = _fill_sizes(header, checked, shape)
+    notes = (*sizes, *_code_notes(header))
     if header.is_analyze:
         by_spm = spm_affine(header.values)
+        notes = sizes
         if by_spm is not None:
             return by_spm, (*notes, OF_SPM)
         base = np.asarray(checked.get_best_affine(), np.float64)
@@ -71,19 +79,31 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
     qform = int(checked["qform_code"])
     qform_notes = _repair_quaternion(header, checked) if qform else ()
     if not sform and not qform:
-        codes = [int(header.stored[name]) for name in ("sform_code", "qform_code")]
+        codes = [int(header.stored[name]) for name in FORM_CODES]
         why = "are 0" if not any(codes) else f"{codes[0]} and {codes[1]} are not valid"
-        notes += (f"the header does not give position and orientation (sform and qform codes {why})",)
+        notes = (
+            *sizes,
+            f"the header does not give position and orientation (sform and qform codes {why})",
+        )
         return np.asarray(checked.get_base_affine(), np.float64), notes
     by_sform = np.asarray(checked.get_sform(), np.float64)
     if sform and np.isfinite(by_sform).all() and not is_singular(by_sform):
-        return by_sform, _form_notes(header, checked, by_sform, shape)
+        turned = tuple(f"{n}; {TURNED_IN_ITK}" for n in sizes if NEGATIVE in n)
+        return by_sform, (*turned, *_code_notes(header), *_form_notes(header, checked, by_sform, shape))
     if not qform:
         completed = _complete(by_sform, shape, float(checked["pixdim"][3]))
         return completed, ("the sform has no third axis for this slice; an orthogonal one is assumed",)
     by_qform = np.asarray(checked.get_qform(), np.float64)
     notes += qform_notes
     return by_qform, (*notes, "sform is invalid; qform is used") if sform else notes
+
+
+def _code_notes(header: NiftiHeader) -> tuple[str, ...]:
+    """Return notes on form codes that are not valid, and that nibabel takes for 0."""
+    codes = {name: int(header.stored[name]) for name in FORM_CODES if name in header.stored.keys()}
+    return tuple(
+        f"{name} is {code}, which is not valid; 0 is used" for name, code in codes.items() if not 0 <= code <= 5
+    )
 
 
 def _repair_quaternion(header: NiftiHeader, checked: Any) -> tuple[str, ...]:
@@ -118,7 +138,7 @@ def _fill_sizes(header: NiftiHeader, checked: Any, shape: tuple[int, int, int]) 
         elif size == 0:
             notes += (f"pixdim[{axis}] is 0; 1 is assumed",)
         elif size < 0:
-            notes += (f"pixdim[{axis}] is negative; its absolute value is used",)
+            notes += (f"pixdim[{axis}] {NEGATIVE}; its absolute value is used",)
     return tuple(dict.fromkeys(notes))
 
 

@@ -58,6 +58,9 @@ SIGNS_TO_LPS = {
 SPACES_WITHOUT_PATIENT = {"scanner-xyz", "3d-right-handed", "3d-left-handed"}
 """Spaces without an orientation in the patient; LPS is assumed, as in ITK."""
 
+TIMED_SPACES = ("right-anterior-superior-time", "left-anterior-superior-time", "rast", "last")
+"""Spaces whose X or Y axis ITK does not turn, in contrast to those without time."""
+
 DOMAIN_KINDS = {"domain", "space", "time"}
 
 UNKNOWN_KINDS = {"", "???", "none"}
@@ -85,6 +88,8 @@ def read_nrrd_header(header: TextHeader) -> ImageHeader:
     spatial = _spatial_axes(header, sizes, directions)
     place = _place_in_space if directions is not None else _place_without_space
     lps, notes = place(header, spatial, directions)
+    if (header.get("space") or "").lower() in TIMED_SPACES:
+        notes += (f"ITK-based programs take the space {header.get('space')} for that of DICOM, {MASK_ELSEWHERE}",)
     return ImageHeader(affine_from_lps(lps), _stored(header, sizes), spatial, notes)
 
 

@@ -287,8 +287,10 @@ def _unknown_kind(path: Path) -> ScanError:
     return ScanError(
         f"{path.name}: its kind of TIFF is not supported",
         expected="grey values of 8 or 16 bits, signed integers or floats of 32 bits, or colours",
-        found="other values, such as floats of 64 bits or four channels, or another compression",
-        remedy="save it with 16 bits or 32-bit floats, one file for each channel",
+        found="a BigTIFF of big-endian byte order"
+        if start == b"MM\0+"
+        else "other values, such as floats of 64 bits or four channels, or another compression",
+        remedy="save it in little-endian byte order, with 16 bits or 32-bit floats, one file for each channel",
     )
 
 
@@ -300,7 +302,7 @@ def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
             raise ScanError(f"{path.name} is an animation", expected="one image", found=f"{n} frames")
         _refuse_turned(path, image)
         return (0,), ()
-    refuse_other_series(path, image, n, n_samples=3 if image.mode in COLOUR else 1)
+    n_samples = 3 if image.mode in COLOUR else 1
     kept, kinds, reduced = [], set(), 0
     for page in range(n):
         image.seek(page)
@@ -313,6 +315,7 @@ def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
     image.seek(0)
     if not kept:  # all are called copies
         kept, kinds, reduced = list(range(n)), set(), 0
+    refuse_other_series(path, image, len(kept), n_samples=n_samples)
     if len(kinds) > 1:
         shown = ", ".join(f"{x} x {y} {mode}" for (x, y), mode in sorted(kinds, key=str)[:4])
         raise ScanError(

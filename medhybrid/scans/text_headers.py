@@ -154,8 +154,8 @@ def _check_data_file(path: Path, value: str) -> str:
             found="an empty name",
             remedy="export it again",
         )
-    is_list = re.fullmatch(r"LIST(\s+\d+)?", name.strip(), re.IGNORECASE)
-    if is_list or re.search(r"%0?\d*d", name):
+    is_list = re.fullmatch(r"LIST(\s+\w+)?", name.strip(), re.IGNORECASE)
+    if is_list or re.search(r"%[-+ 0-9.]*[di]", name):
         raise ScanError(
             f"{path.name} has its values in several files",
             expected="values in this file, or in one file in the same folder",

@@ -16,6 +16,8 @@ from typing import Any
 from medhybrid.errors import ScanError
 from medhybrid.scans.raster_size import description_of, is_ome, ome_images
 
+OTHER_ORDER = "slices in another order than the pages"
+
 OTHER_AXES = {"C": "channels", "T": "time points", "S": "samples", "P": "positions"}
 """Letters of tifffile for axes that are not slices."""
 
@@ -57,7 +59,20 @@ def _others_of_ome(text: str, n_pages: int, n_samples: int) -> list[str]:
     others = [f"{v} {k}" for k, v in counts.items() if k != "Z" and v > 1 and not (k == "C" and v == n_samples)]
     if counts.get("Z", 1) > n_pages and not images:
         others.append(f"{counts['Z']} slices, {n_pages} of them in this file")
-    return [*others, f"{1 + len(images)} images"] if images and n_pages > counts.get("Z", 1) else others
+    if images:
+        return [*others, f"{1 + len(images)} images"] if n_pages > counts.get("Z", 1) else others
+    if not others and "Z" in counts and counts["Z"] < n_pages:
+        others.append(f"{n_pages} pages, of which its metadata list {counts['Z']}")
+    return others or ([OTHER_ORDER] if not _is_in_order(first) else [])
+
+
+def _is_in_order(image: str) -> bool:
+    """Return whether the metadata of an OME image assign its slices to the pages in their order."""
+    for element in re.findall(r"<(?:\w+:)?TiffData\b([^>]*)", image):
+        found = dict(re.findall(r"""\b(IFD|FirstZ|PlaneCount)\s*=\s*["'](\d+)["']""", element))
+        if int(found.get("IFD", 0)) != int(found.get("FirstZ", 0)):
+            return False
+    return True
 
 
 def _others_of_tifffile(text: str, size: tuple[int, int], n_pages: int, n_samples: int) -> list[str]:

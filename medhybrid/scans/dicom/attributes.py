@@ -147,3 +147,14 @@ def text(dataset: Any, name: str) -> str:
         return "\\".join(str(v) for v in value)
     except TypeError:
         return str(value)
+
+
+def name_text(item: Any, name: str, dataset: Any) -> str:
+    """Return an attribute with a name as text; UTF-8 that the data set around its item does not declare is recognised."""
+    found = text(item, name)
+    if found.isascii() or text(dataset, "SpecificCharacterSet"):
+        return found
+    try:
+        return found.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return found

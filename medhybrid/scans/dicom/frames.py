@@ -19,6 +19,7 @@ from medhybrid.errors import SeriesError
 from medhybrid.number_text import format_apart
 from medhybrid.scans.dicom import nuclear
 from medhybrid.scans.dicom.attributes import integer, number, numbers, text, value_of
+from medhybrid.scans.dicom.not_scans import modality_of
 from medhybrid.scans.dicom.rescaling import QUANTITY_MODALITIES, read_rescaling
 from medhybrid.scans.dicom.tiles import is_sheet, read_sheet
 from medhybrid.scans.dicom.traits import dimension_names, frame_traits, plain_traits
@@ -26,6 +27,7 @@ from medhybrid.scans.dicom.traits import dimension_names, frame_traits, plain_tr
 FRAME_TAGS = (
     "SOPInstanceUID",
     "FrameOfReferenceUID",
+    "SeriesNumber",
     "ImageType",
     "InstanceNumber",
     "AcquisitionNumber",
@@ -193,7 +195,10 @@ def read_frames(header: Any, path: Path) -> list[Frame]:
     if nuclear.is_tomogram(header):
         if (slices := nuclear.read_slices(header)) is not None:
             return _read_tomogram(header, path, slices)
-        raise _no_geometry(path, "SpacingBetweenSlices, or the position of the detector, is missing")
+        raise _no_geometry(
+            path,
+            "SliceVector, SpacingBetweenSlices or the position of the detector is missing, or does not fit the frames",
+        )
     if (integer(header, "NumberOfFrames") or 1) != 1:
         raise _no_geometry(path, "several frames without functional groups")
     return [_frame(header, path, 0, header, header, header, header, plain_traits(header))]
@@ -341,7 +346,7 @@ def _mapped(header: Any, mapping: Any) -> Any:
 
 def _is_quantity(header: Any, scale: Any, mapping: Any) -> bool:
     return (
-        text(header, "Modality") in QUANTITY_MODALITIES
+        modality_of(header) in QUANTITY_MODALITIES
         or text(scale, "RescaleType").upper() in QUANTITY_TYPES
         or bool(text(header, "Units"))
         or bool(mapping)
@@ -440,7 +445,7 @@ def is_projection(header: Any) -> bool:
     is_placed = all(value_of(header, n) is not None for n in ("ImagePositionPatient", "ImageOrientationPatient"))
     if is_placed or "PerFrameFunctionalGroupsSequence" in header or (integer(header, "NumberOfFrames") or 1) != 1:
         return False
-    return text(header, "Modality") in PROJECTIONS
+    return modality_of(header) in PROJECTIONS
 
 
 def _projection_spacing(header: Any) -> tuple[tuple[float, ...], tuple[str, ...]]:

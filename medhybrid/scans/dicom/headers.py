@@ -12,9 +12,11 @@ from medhybrid.errors import ScanError, SeriesError, item_error
 from medhybrid.scans.dicom.acquisition import TAGS as ACQUISITION_TAGS
 from medhybrid.scans.dicom.acquisition import Acquisition, describe_header
 from medhybrid.scans.dicom.attributes import text, value_of
+from medhybrid.scans.dicom.concatenation import TAGS as CONCATENATION_TAGS
+from medhybrid.scans.dicom.concatenation import Part, part_of_concatenation
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, is_projection, is_secondary_capture, read_frames
-from medhybrid.scans.dicom.not_scans import CLASS_MODALITIES, NOT_SCANS
+from medhybrid.scans.dicom.not_scans import NOT_SCANS, modality_of
 from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, identity_of
 from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA, PIXEL_DATA
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
@@ -28,7 +30,7 @@ SUFFIXES = (".dcm", ".ima", ".dicom")
 """Suffixes of DICOM files. A file with one of them that is not DICOM is reported as damaged, not skipped."""
 
 GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation", *IDENTIFIERS)
-TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
+TAGS = [*GROUPING_TAGS, "Modality", *CONCATENATION_TAGS, *FRAME_TAGS]
 _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SIEMENS_CREATOR, SIEMENS_COUNT]
 
 COLOUR_MAPS = frozenset({"FA", "COLFA", "DIFFUSION", "TENSOR", "PERFUSION"})
@@ -51,6 +53,7 @@ class FileHeader:
     skip_reason: str
     is_burned_in: bool = False
     patient: Identity = ("",) * len(IDENTIFIERS)
+    concatenation: Part | None = None
 
 
 def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers: bool = True) -> Any:
@@ -181,7 +184,7 @@ def _read_header(path: Path, datasets: dict[Path, Any] | None) -> FileHeader | N
 def describe(header: Any, path: Path) -> FileHeader:
     """Extract the identifiers for grouping and the frames of a data set."""
     series_uid = text(header, "SeriesInstanceUID")
-    modality = text(header, "Modality") or CLASS_MODALITIES.get(text(header, "SOPClassUID"), "")
+    modality = modality_of(header)
     skip_reason = _why_no_scan(header, modality, path)
     frames: tuple[Frame, ...] = ()
     problem: SeriesError | None = None
@@ -208,6 +211,7 @@ def describe(header: Any, path: Path) -> FileHeader:
         skip_reason,
         text(header, "BurnedInAnnotation").upper() == "YES",
         identity_of(header),
+        part_of_concatenation(header),
     )
 
 

@@ -1,6 +1,10 @@
-"""DICOM objects that are not scans, by modality and by class."""
+"""Modality of a DICOM object, by its header or its class, and the modalities that are not scans."""
 
 from __future__ import annotations
+
+from typing import Any
+
+from medhybrid.scans.dicom.attributes import text
 
 NOT_SCANS = {
     "SR": "structured report",
@@ -18,8 +22,23 @@ NOT_SCANS = {
 """Modalities that are not scans. They are skipped, with a row in the table of scans."""
 
 CLASS_MODALITIES = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
-    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
-    "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
+    f"1.2.840.10008.5.1.4.1.1.{end}": modality
+    for modality, ends in {
+        "SEG": ("66.4", "66.7"),
+        "RTSTRUCT": ("481.3",),
+        "CT": ("2", "2.1", "2.2"),
+        "MR": ("4", "4.1", "4.4"),
+        "PT": ("128", "128.1", "130"),
+        "NM": ("20",),
+        "CR": ("1",),
+        "DX": ("1.1", "1.1.1"),
+        "MG": ("1.2", "1.2.1"),
+    }.items()
+    for end in ends
 }
-"""Modalities by SOP class, for segmentations and structures without the attribute Modality."""
+"""Modalities by SOP class, for files without the attribute Modality."""
+
+
+def modality_of(header: Any) -> str:
+    """Return the modality in a header, in upper case, or that of its SOP class; empty if both are unknown."""
+    return text(header, "Modality").upper() or CLASS_MODALITIES.get(text(header, "SOPClassUID"), "")

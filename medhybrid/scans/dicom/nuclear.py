@@ -21,7 +21,7 @@ TOMOGRAMS = ("RECON TOMO", "RECON GATED TOMO")
 VECTORS = {"window": "EnergyWindowVector", "time": "TimeSlotVector", "interval": "RRIntervalVector"}
 """Numbers of each frame that distinguish volumes, by the name of the trait."""
 
-TAGS = ("DetectorInformationSequence", "SliceVector", "SpacingBetweenSlices", *VECTORS.values())
+TAGS = ("DetectorInformationSequence", "SliceVector", "NumberOfSlices", "SpacingBetweenSlices", *VECTORS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,14 @@ def is_tomogram(header: Any) -> bool:
 
 
 def read_slices(header: Any) -> Slices | None:
-    """Read the places of the frames; None if one is missing."""
+    """Read the places of the frames; None if one is unknown."""
     n = integer(header, "NumberOfFrames") or 1
     step = number(header, "SpacingBetweenSlices")
-    slices = _vector(header, "SliceVector", n) or list(range(n))
+    slices = _vector(header, "SliceVector", n)
+    if slices is None:  # without numbers, all frames must be slices of one volume
+        if value_of(header, "SliceVector") is not None or (integer(header, "NumberOfSlices") or n) != n:
+            return None
+        slices = list(range(n))
     slices = [k - min(slices) for k in slices]
     place = header
     if value_of(header, "ImagePositionPatient") is None:

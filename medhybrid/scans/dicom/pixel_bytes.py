@@ -83,7 +83,8 @@ class PixelBytes:
         """Return True if the element holds a separate stream per frame."""
         from pydicom.uid import UID
 
-        return bool(UID(self.syntax).is_encapsulated)
+        syntax = UID(self.syntax)
+        return bool(not syntax.is_private and syntax.is_transfer_syntax and syntax.is_encapsulated)
 
     def _is_plain(self, n_bytes: int) -> bool:
         """Return whether the element holds exactly the uncompressed pixels, with a padding byte if their number is odd."""

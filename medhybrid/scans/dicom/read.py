@@ -15,6 +15,7 @@ from medhybrid.config import ScansConfig
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.acquisition import describe_frame
 from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.dicom.concatenation import refuse_missing_parts
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.damaged_uids import is_one_series
 from medhybrid.scans.dicom.headers import FileHeader, load_dataset, read_header
@@ -78,6 +79,7 @@ def _refuse(headers: Sequence[FileHeader], case: str) -> None:
         if h.skip_reason:
             code = "localizer" if h.skip_reason == "localizer" else "not_image"
             raise SeriesError(f"{h.path.name}: {h.skip_reason}", code=code, path=h.path, remedy="remove the file")
+    refuse_missing_parts([h.concatenation for h in headers], headers[0].path, case)
     if not is_one_series(headers):
         raise SeriesError(
             f"{case}: files of {len({h.series_uid for h in headers})} series",

@@ -21,6 +21,7 @@ from medhybrid.scans.dicom.attributes import number as number_of
 from medhybrid.scans.dicom.attributes import numbers, text
 from medhybrid.scans.dicom.headers import read_header
 from medhybrid.scans.dicom.left_out import MIN_REGULAR, find_stripes
+from medhybrid.scans.dicom.mask_owner import refuse_other_patient
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
 from medhybrid.scans.dicom.seg_file import Groups, SegFile, unreadable
 from medhybrid.scans.dicom.source_values import valid_uid
@@ -63,7 +64,7 @@ def read_masks(path: Path, image: Scan, names: Collection[str]) -> Masks:
     Raises
     ------
     ScanError
-        If the file cannot be read, has another frame of reference than the image, or does not lie on its voxels.
+        If the file cannot be read, has another frame of reference or patient than the image, or does not lie on its voxels.
     """
     masks = _from_structures if reference_kind(path) == "RTSTRUCT" else _from_segments
     return masks(path, image, names)
@@ -79,6 +80,8 @@ def _from_structures(path: Path, image: Scan, names: Collection[str]) -> Masks:
         if structure.name not in names:
             continue
         _refuse_other_frame(path, structure.frame_of_reference, image)
+        if not masks:
+            refuse_other_patient(path, structure.frame_of_reference, image)
         mask = finish(fill(structure, shape, locate))
         masks[structure.name] = masks[structure.name] | mask if structure.name in masks else mask
     return masks
@@ -106,7 +109,9 @@ def _locate_on(grid: Grid) -> Locate:
 def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
     """Read masks from a SEG. Each frame is placed by its own position, regardless of the images that the SEG refers to."""
     seg = SegFile.open(path)
-    _refuse_other_frame(path, text(seg.dataset, "FrameOfReferenceUID"), image)
+    frame_of_reference = text(seg.dataset, "FrameOfReferenceUID")
+    _refuse_other_frame(path, frame_of_reference, image)
+    refuse_other_patient(path, frame_of_reference, image)
     shape, locate, finish = _target(image)
     chosen = {number: name for number, name in seg.names.items() if name in names}
     masks: Masks = {name: np.zeros(shape, bool) for name in chosen.values()}

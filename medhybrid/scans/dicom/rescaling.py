@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import SeriesError
-from medhybrid.scans.dicom.attributes import number, text
+from medhybrid.scans.dicom.attributes import number
+from medhybrid.scans.dicom.not_scans import modality_of
 
 QUANTITY_MODALITIES = ("CT", "PT", "NM")
 
@@ -45,7 +46,7 @@ def read_rescaling(header: Any, scale: Any, path: Path) -> Rescaling:
         If one of the two values is missing or unusable.
     """
     slope, intercept = (number(scale, name) for name in NAMES)
-    modality = text(header, "Modality")
+    modality = modality_of(header)
     has = [name in scale for name in NAMES]
     if all(has) and modality not in QUANTITY_MODALITIES and all(_is_empty(scale, name) for name in NAMES):
         has = [False, False]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
-from medhybrid.scans.dicom.attributes import integer, restore_vrs, text, value_of
+from medhybrid.scans.dicom.attributes import integer, name_text, restore_vrs, text, value_of
 from medhybrid.scans.dicom.headers import load_dataset
 from medhybrid.scans.dicom.left_out import find_left_out
 from medhybrid.scans.dicom.outlines import (
@@ -112,7 +112,7 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
             items = drawn.setdefault(_number_of(region, "ReferencedROINumber"), [])
             items += value_of(region, "ContourSequence") or []
         order = [*drawn, *(n for n in described if n not in drawn)]
-        found = [s for n in order for s in _structures(n, drawn.get(n, []), described.get(n, []))]
+        found = [s for n in order for s in _structures(n, drawn.get(n, []), described.get(n, []), dataset)]
         return tuple(found)
 
 
@@ -122,12 +122,12 @@ def _number_of(item: Any, name: str) -> str:
     return text(item, name) if number is None else str(number)
 
 
-def _structures(number: str, contours: Sequence[Any], descriptions: Sequence[Any]) -> list[Structure]:
+def _structures(number: str, contours: Sequence[Any], descriptions: Sequence[Any], dataset: Any) -> list[Structure]:
     """Return the structures of a ROI number: normally one, several with a problem if the number is not unique.
 
     A drawn structure without a name is named by its number.
     """
-    by_name = {text(d, "ROIName"): d for d in descriptions} or {"": {}}
+    by_name = {name_text(d, "ROIName", dataset): d for d in descriptions} or {"": {}}
     found = []
     for name, description in by_name.items():
         if not name and not contours:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
-from medhybrid.scans.dicom.attributes import integer, restore_vrs, text, value_of
+from medhybrid.scans.dicom.attributes import integer, name_text, restore_vrs, text, value_of
+from medhybrid.scans.dicom.concatenation import part_of_concatenation
 from medhybrid.scans.dicom.decoding import DecodingError, decode_frame, frame_stream
 from medhybrid.scans.dicom.headers import load_dataset
 from medhybrid.scans.dicom.jpeg_stream import CHECKED_SYNTAXES, find_damage_of
@@ -35,7 +36,7 @@ SPARE_BYTES = 16
 SHOWN_VALUES = 6
 
 BACKGROUND = 0
-"""Number of the background in a label map. Some files list it as a segment."""
+"""Number of the background in a label map without PixelPaddingValue. Some files list it as a segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,17 @@ class SegFile:
             raise unreadable(path, str(error)) from error
         except Exception as error:  # damaged files raise many kinds of exceptions
             raise unreadable(path, type(error).__name__) from error
+        if (part := part_of_concatenation(dataset)) is not None:
+            raise unreadable(
+                path, f"part {part.number} of {part.total or 'several'}, of which each has some of the frames"
+            )
         kind = text(dataset, "SegmentationType").upper() or ("BINARY" if integer(dataset, "BitsAllocated") == 1 else "")
         if kind not in KINDS:
             raise unreadable(path, f"SegmentationType {kind or 'absent'}")
         is_labelmap = kind == "LABELMAP"
-        opened = cls(path, dataset, _name_segments(items, path, is_labelmap=is_labelmap), is_labelmap)
+        padding = integer(dataset, "PixelPaddingValue")  # the background of a label map (PS3.3 C.8.20.2)
+        background = (BACKGROUND if padding is None else padding) if is_labelmap else None
+        opened = cls(path, dataset, _name_segments(items, dataset, path, background), is_labelmap)
         if kind == "FRACTIONAL":
             opened._refuse_probabilities()
         return opened
@@ -188,18 +195,20 @@ def _with_bytes_exchanged(content: bytes) -> bytes:
     return np.frombuffer(content[: len(content) // 2 * 2], np.uint16).byteswap().tobytes()
 
 
-def _name_segments(items: list[Any], path: Path, *, is_labelmap: bool) -> dict[int, str]:
-    """Return the segments' names by number, without the background of a label map (number 0, PS3.3 C.8.20.2)."""
+def _name_segments(items: list[Any], dataset: Any, path: Path, background: int | None) -> dict[int, str]:
+    """Return the segments' names by number, without that of the background of a label map."""
     names: dict[int, str] = {}
     for n, item in enumerate(items, start=1):
         number = integer(item, "SegmentNumber")
         number = n if number is None else number
-        if is_labelmap and number == BACKGROUND:
+        if number == background:
             continue
         if number in names:
             raise unreadable(path, f"two segments with number {number}")
-        name = label_of(text(item, "SegmentLabel"), text(item, "TrackingID"))
-        names[number] = name or text(item, "SegmentDescription") or f"segment {number}"
+        label, identifier, description = (
+            name_text(item, keyword, dataset) for keyword in ("SegmentLabel", "TrackingID", "SegmentDescription")
+        )
+        names[number] = label_of(label, identifier) or description or f"segment {number}"
     if not names:
         raise unreadable(path, "no segment")
     return names

@@ -6,12 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import SeriesError
+from medhybrid.names import printable_path
 from medhybrid.scans.dicom.acquisition import Acquisition, describe_frame
+from medhybrid.scans.dicom.concatenation import refuse_missing_parts
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.damaged_uids import regroup
 from medhybrid.scans.dicom.headers import FileHeader, load_dataset, problem_of, read_acquisition, read_header
@@ -20,6 +23,9 @@ from medhybrid.scans.dicom.single_slice import find_other_slice, single_slice_er
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
 BLOCK = 50
+N_BLANK = 256
+"""Number of bytes at the start of a file that show whether it is blank."""
+
 READING_THREADS = 8
 """Number of headers that are read in parallel on slow storage, where most of the time is waiting."""
 
@@ -42,6 +48,8 @@ class SeriesEntry:
         Identifiers of the patient, in memory only.
     note : str
         Files of the series that are not slices of its volumes, or empty.
+    is_concatenation : bool
+        Whether its files are parts of an instance.
     """
 
     uid: str
@@ -56,6 +64,7 @@ class SeriesEntry:
     is_burned_in: bool = False
     patient: Identity = field(default=(), repr=False)
     note: str = ""
+    is_concatenation: bool = False
 
 
 def group_series(
@@ -81,17 +90,38 @@ def group_series(
         Number of files that are not DICOM.
     """
     groups: dict[tuple[str, str, str], list[FileHeader]] = {}
+    blank: list[Path] = []
     n_skipped = 0
     for n, (path, header) in enumerate(_in_order(list(paths), datasets), start=1):
         if n % 200 == 0:
             on_progress(n)
         if header is None:
             n_skipped += 1
+            blank += [path] if _is_blank(path) else []
             continue
         alone = "" if header.series_uid else str(path)
         groups.setdefault((header.study_uid, header.series_uid, alone), []).append(header)
-    found = _without_odd_slices([_entry(members) for members in regroup(groups)])
+    found = _without_odd_slices([_with_blank(_entry(members), blank) for members in regroup(groups)])
     return sorted(found, key=lambda s: s.paths[0]), n_skipped
+
+
+def _is_blank(path: Path) -> bool:
+    """Return whether a file is empty or begins with zeros only, as an interrupted copy may."""
+    with suppress(OSError), path.open("rb") as file:
+        return not file.read(N_BLANK).strip(b"\0")
+    return False
+
+
+def _with_blank(series: SeriesEntry, blank: Sequence[Path]) -> SeriesEntry:
+    """Return a series with a note on blank files beside its own, of the same suffix."""
+    own = {(p.parent, p.suffix.lower()) for p in series.paths}
+    beside = [p.name for p in blank if (p.parent, p.suffix.lower()) in own]
+    if not beside or not series.volumes:
+        return series
+    note = (
+        f"{len(beside)} files beside its slices are empty, such as {printable_path(beside[0])}: slices may be missing"
+    )
+    return replace(series, note="; ".join(filter(None, (series.note, note))))
 
 
 def _without_odd_slices(found: Sequence[SeriesEntry]) -> list[SeriesEntry]:
@@ -160,6 +190,7 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
     if problem is None and scans:
         try:
             _refuse_other_patients(scans, name)
+            refuse_missing_parts([m.concatenation for m in scans], first.path, name)
             volumes = split_volumes(without_copies([m.frames for m in scans], load_dataset), series=name)
         except Exception as error:
             problem = problem_of(error, first.path)
@@ -179,6 +210,7 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
         is_burned_in=any(m.is_burned_in for m in members),
         patient=first.patient,
         note=_left_out([m.skip_reason for m in members]) if volumes else "",
+        is_concatenation=any(m.concatenation for m in members),
     )
 
 

@@ -67,9 +67,19 @@ def is_sheet(header: Any) -> bool:
     if "MOSAIC" in kinds or "VFRAME" in kinds:
         return True
     creator = header[SIEMENS_CREATOR].value if SIEMENS_CREATOR in header else "SIEMENS"
-    return (
-        SIEMENS_COUNT in header and "SIEMENS" in str(creator).upper()
-    )  # other vendors use the same tag for other data
+    if SIEMENS_COUNT not in header or "SIEMENS" not in str(creator).upper():  # other vendors use the tag for other data
+        return False
+    return _private_count(header) != 1
+
+
+def _private_count(header: Any) -> int | None:
+    """Return NumberOfImagesInMosaic of Siemens' private group, or None."""
+    if SIEMENS_COUNT not in header:
+        return None
+    value = header[SIEMENS_COUNT].value
+    with contextlib.suppress(TypeError, ValueError):
+        return int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
+    return None
 
 
 def read_sheet(header: Any, path: Path) -> Sheet:
@@ -160,10 +170,8 @@ def _count_slices(header: Any, image: Mapping[str, Any], centres: NDArray[np.flo
     counts = []
     if items := image.get("NumberOfImagesInMosaic"):
         counts.append(int(items[0]))
-    if SIEMENS_COUNT in header:
-        value = header[SIEMENS_COUNT].value
-        with contextlib.suppress(TypeError, ValueError):
-            counts.append(int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value))
+    if (private := _private_count(header)) is not None:
+        counts.append(private)
     if not counts and centres is not None:
         counts.append(len(centres))
     if not counts:
