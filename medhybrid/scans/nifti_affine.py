@@ -39,7 +39,7 @@ FORM_CODES = ("sform_code", "qform_code")
 
 NEGATIVE = "is negative"
 
-TURNED_IN_ITK = "the sform is used, but ITK-based programs turn this axis, of the image and of its mask"
+TURNED_IN_ITK = "the sform is used, and ITK-based programs turn this axis of the image and of its mask"
 
 ANALYZE_IN_ITK = "ITK-based programs place the first voxel of this image at the origin, but not that of its NIfTI mask"
 
@@ -63,11 +63,9 @@ def affine_of(header: NiftiHeader, shape: tuple[int, ...]) -> tuple[Affine, tupl
 
 def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[Affine, tuple[str, ...]]:
     checked = header.checked.copy()
-    sizes = _fill_sizes(header, checked, shape)
-    notes = (*sizes, *_code_notes(header))
+    notes = sizes = _fill_sizes(header, checked, shape)
     if header.is_analyze:
         by_spm = spm_affine(header.values)
-        notes = sizes
         if by_spm is not None:
             return by_spm, (*notes, OF_SPM)
         base = np.asarray(checked.get_best_affine(), np.float64)
@@ -75,6 +73,7 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
             *notes,
             f"Analyze 7.5 headers store no orientation: left and right may be swapped; {ANALYZE_IN_ITK}",
         )
+    notes = (*sizes, *_code_notes(header))
     sform = int(checked["sform_code"])
     qform = int(checked["qform_code"])
     qform_notes = _repair_quaternion(header, checked) if qform else ()
@@ -88,7 +87,7 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
         return np.asarray(checked.get_base_affine(), np.float64), notes
     by_sform = np.asarray(checked.get_sform(), np.float64)
     if sform and np.isfinite(by_sform).all() and not is_singular(by_sform):
-        turned = tuple(f"{n}; {TURNED_IN_ITK}" for n in sizes if NEGATIVE in n)
+        turned = tuple(f"{n.partition(';')[0]}; {TURNED_IN_ITK}" for n in sizes if NEGATIVE in n)
         return by_sform, (*turned, *_code_notes(header), *_form_notes(header, checked, by_sform, shape))
     if not qform:
         completed = _complete(by_sform, shape, float(checked["pixdim"][3]))

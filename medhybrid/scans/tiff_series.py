@@ -40,9 +40,9 @@ def refuse_other_series(path: Path, image: Any, n_pages: int, *, n_samples: int)
     if others:
         raise ScanError(
             f"{path.name}: its pages are not the slices of one volume",
-            expected="one channel and one time point",
+            expected="one channel and one time point, and each slice in one page, in their order",
             found=", ".join(others),
-            remedy="save each channel and time point as a separate file",
+            remedy="save each channel and time point as a separate file, with its slices in order",
         )
 
 
