@@ -22,6 +22,10 @@ Words = Mapping[Path, Sequence[str]]
 """Words of each path that distinguish cases, in lower case."""
 
 
+MIN_ALIKE = 4
+"""Number of words at the end of both names from which on other numbers in the folders of the image count for nothing."""
+
+
 def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, dict[str, Path]]:
     """Return channels and images of each mask: the mask with the most words that the image has all of, in their order.
 
@@ -204,6 +208,11 @@ def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
     words = iter(image)
     if not all(w in words for w in mask):  # each search starts after the word found before
         return False
+    n_alike = next(
+        (n for n, (a, b) in enumerate(zip(reversed(mask), reversed(image), strict=False)) if a != b), len(mask)
+    )
+    if n_alike >= MIN_ALIKE and not _numbers(mask[: len(mask) - n_alike]):  # the mask has the whole name of the image
+        return True
     numbers = _numbers(mask)
     return _numbers([w for w in image if w in mask or w not in shared])[: len(numbers)] == numbers
 

@@ -12,12 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.draft.words import DERIVED_WORDS, is_mask_path, name_without_kind, path_words, stem_of, words_of
+from medhybrid.draft.words import (
+    DERIVED_WORDS,
+    is_mask_path,
+    name_without_kind,
+    parts_named,
+    path_words,
+    stem_of,
+    words_of,
+)
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.reader import read_scan
 
 MIN_SHARE = 0.5
 """Words of kinds are in more files than this share of those of the most frequent one; words of cases are in fewer."""
+
+RARE_SHARE, MIN_FILES = 0.12, 20
+"""The same among many images of a case, and the least number of files for it: words of cases are rare then, too."""
 
 MAX_SAMPLED = 3
 MAX_VALUES = 256
@@ -82,7 +93,7 @@ def kinds_of(paths: Sequence[Path], *, min_share: float = MIN_SHARE) -> dict[tup
 
     There are more cases than kinds of files, so that a word of a kind, such as `flair`, is in more files than one of a case.
     """
-    words = {p: [re.sub(r"\d+", "", w) for w in path_words(p)] for p in paths}
+    words = {p: [re.sub(r"\d+", "", w) for w in path_words(p) if not parts_named(w)] for p in paths}
     counts = Counter(w for found in words.values() for w in set(found))
     most = max((n for w, n in counts.items() if w and n < len(paths)), default=0)
     kinds: dict[tuple[str, ...], list[Path]] = {}
@@ -105,13 +116,26 @@ def masks_by_contents(root: Path, paths: Sequence[Path]) -> list[Path]:
     findings = sorted(p for p in paths if not FINDING_WORDS.isdisjoint(words_of(stem_of(p))))
     if 0 < len(findings) < len(paths) and _are_label_maps(root, findings):
         return findings
-    kinds = {k: sorted(found) for k, found in kinds_of(paths).items()}
-    if len(kinds) < 2:
-        return []
-    masks = {k: found for k, found in kinds.items() if DERIVED_WORDS.isdisjoint(k) and _are_label_maps(root, found)}
+    masks = _label_maps_of(root, paths, MIN_SHARE)
+    if not masks and len(paths) >= MIN_FILES:  # among many images of a case, the masks have a rare word
+        rare = _label_maps_of(root, paths, RARE_SHARE)
+        return next(iter(rare.values())) if len(rare) == 1 else []
     if len(masks) > 1:
         masks = {k: found for k, found in masks.items() if OTHER_WORDS.isdisjoint(k)}
     return next(iter(masks.values())) if len(masks) == 1 else []
+
+
+def several_by_contents(root: Path, paths: Sequence[Path]) -> list[Path]:
+    """Return a file of each of several kinds whose sampled files are all label maps; empty without several."""
+    masks = _label_maps_of(root, paths, MIN_SHARE)
+    return [found[0] for found in masks.values()] if len(masks) > 1 else []
+
+
+def _label_maps_of(root: Path, paths: Sequence[Path], min_share: float) -> dict[tuple[str, ...], list[Path]]:
+    """Return the kinds whose sampled files are all label maps, if others are not."""
+    kinds = {k: sorted(found) for k, found in kinds_of(paths, min_share=min_share).items()}
+    masks = {k: found for k, found in kinds.items() if DERIVED_WORDS.isdisjoint(k) and _are_label_maps(root, found)}
+    return masks if len(masks) < len(kinds) else {}
 
 
 def without_masks_of_whole_images(root: Path, paths: Sequence[Path]) -> list[Path]:
@@ -132,7 +156,7 @@ def without_masks_of_whole_images(root: Path, paths: Sequence[Path]) -> list[Pat
     if not masks or None in named_after.values():
         return list(paths)
     found = masks_by_contents(root, others)
-    if len(found) * 2 <= len({m.parent for m in masks}):
+    if len(found) * 4 <= len({m.parent for m in masks}):  # a case may have several folders, such as `orig` and `pre`
         return list(paths)
     are_findings = all(not FINDING_WORDS.isdisjoint(path_words(p)) for p in found)
     return others if are_findings or _contain_images(root, named_after) else list(paths)

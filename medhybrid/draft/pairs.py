@@ -24,7 +24,14 @@ from medhybrid.draft.mask_contents import (
     remarks_on_label_maps,
     without_masks_of_whole_images,
 )
+from medhybrid.draft.refused_pairs import (
+    is_version,
+    refuse_several_masks,
+    refuse_two_kinds,
+    two_kinds,
+)
 from medhybrid.draft.structures import label_patterns, names_observer, structure_folders
+from medhybrid.draft.usual_words import ODD, any_words, common_words
 from medhybrid.draft.words import (
     DERIVED_WORDS,
     DICOM_SUFFIX,
@@ -42,36 +49,13 @@ from medhybrid.draft.words import (
     words_of,
 )
 from medhybrid.errors import DataError
-from medhybrid.names import printable_path
 from medhybrid.scans.raster import is_raster
 from medhybrid.scans.walk import Walk
 
 PARTS_OF_FOLDERS = ("train", "validation")
 
-VERSION_WORDS = frozenset(
-    {
-        "corrected",
-        "correction",
-        "edited",
-        "final",
-        "fixed",
-        "new",
-        *("old", "previous", "prev", "backup", "bak", "initial", "draft", "silver", "gold"),
-        "revised",
-        "refined",
-        "auto",
-        "automatic",
-        "expert",
-        "rater",
-    }
-)
-"""Words for another version of a mask in the same folder."""
-
-ODD, MIN_FILES = 0.1, 5
-"""Share of odd files, at least one, that do not decide which words are usual; and the least number of files for this."""
-
-MAX_ASKED = 8
-"""Number of files whose kind is looked at."""
+SERIAL = re.compile(r"\d{4,}")
+"""Number that may be that of a file, and not of a case."""
 
 MIN_SHARE = 0.2
 """A channel that fewer cases have is not used."""
@@ -112,10 +96,15 @@ class Pairs:
         return replace(self, pairs=pairs, channels={name: next(iter(self.channels.values()))})
 
 
+def image_files(root: Path) -> list[Path]:
+    """Return the image files below a folder, as relative paths."""
+    files = sorted(p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None))
+    return [p for p in files if IMAGE_SUFFIX.search(p.name)]
+
+
 def mask_files(root: Path) -> list[Path]:
     """Return the files below a folder that have the names of masks, as relative paths."""
-    files = sorted(p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None))
-    return [p for p in files if IMAGE_SUFFIX.search(p.name) and is_mask_path(p)]
+    return [p for p in image_files(root) if is_mask_path(p)]
 
 
 def find_pairs(
@@ -173,18 +162,23 @@ def find_pairs(
         return None
     words = {p: path_words(p) for p in paths}
     words |= _words_below(masks, images)
-    of_masks = _common([words[p] for p in masks], ODD) - _any([words[p] for p in images], ODD)
-    of_images = (_common([words[p] for p in images], ODD) & IMAGE_WORDS) - _any([words[p] for p in masks], ODD)
+    of_masks = common_words([words[p] for p in masks], ODD) - any_words([words[p] for p in images], ODD)
+    of_images = (common_words([words[p] for p in images], ODD) & IMAGE_WORDS) - any_words(
+        [words[p] for p in masks], ODD
+    )
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
     image_keys = {p: [w for w in words[p] if w not in of_images and w not in MASK_WORDS] for p in images}
-    shared = _common([words[p] for p in images])
+    shared = common_words([words[p] for p in images])
     assigned = assign_more_images(mask_keys, image_keys, shared, assign_images(mask_keys, image_keys, shared))
     if not any(assigned.values()):  # `scan_001` and `mask_1`
         mask_keys, image_keys = _unpadded(mask_keys), _unpadded(image_keys)
         assigned = assign_images(mask_keys, image_keys, {w.lstrip("0") or w for w in shared})
+    if not any(assigned.values()):  # each file has a number of its own, as `MR_T1.70617` and `OT.70622`
+        mask_keys, image_keys = _without_file_numbers(mask_keys, image_keys, shared)
+        assigned = assign_images(mask_keys, image_keys, shared)
     found = without_groups({m: found for m, found in assigned.items() if found})
     found = as_one_channel(join_spellings(found))
-    _refuse_two_kinds(mask_keys, found)
+    refuse_two_kinds(mask_keys, found)
     paired = {i for of in found.values() for i in of.values()}
     rivals = _rivals(mask_keys, {i: words for i, words in image_keys.items() if i not in paired})
     named: set[Path] = set()
@@ -195,7 +189,7 @@ def find_pairs(
     if found and not by_label and (second := _further_labels(mask_keys, found)):
         if joined := find_pairs(root, series, by_label=True):
             return joined
-        raise _two_kinds(len(found), *second)
+        raise two_kinds(len(found), *second)
     if not found and not by_label and (joined := find_pairs(root, series, by_label=True)):
         return joined
     if not found and rivals:
@@ -208,7 +202,7 @@ def find_pairs(
     if radiographs:  # several files for a mask are the slices of a series
         found = {m: {"image": next(iter(of.values()))} for m, of in found.items() if len(of) == 1}
     if not found:
-        _refuse_several_masks(root, masks, images)
+        refuse_several_masks(root, masks, images)
         return None
     names = {name for of in found.values() for name in of}
     by_channel = [[of[name] for of in found.values() if name in of] for name in sorted(names)]
@@ -273,10 +267,29 @@ def _unpadded(keys: Mapping[Path, list[str]]) -> dict[Path, list[str]]:
     return plain if n_alike[0] == n_alike[1] else dict(keys)
 
 
+def _without_file_numbers(
+    masks: dict[Path, list[str]], images: dict[Path, list[str]], shared: set[str]
+) -> tuple[dict[Path, list[str]], dict[Path, list[str]]]:
+    """Return the words of masks and images without long numbers that a single file has, and without words of all images.
+
+    They are returned as they are if masks would be alike then.
+    """
+    counts = Counter(w for keys in (masks, images) for words in keys.values() for w in set(words))
+    plain = [
+        {
+            p: [w for w in words if (w not in shared or w.isdecimal()) and (not SERIAL.fullmatch(w) or counts[w] > 1)]
+            for p, words in keys.items()
+        }
+        for keys in (masks, images)
+    ]
+    n_alike = len({tuple(words) for words in plain[0].values()})
+    return (plain[0], plain[1]) if n_alike == len(masks) else (masks, images)
+
+
 def _further_labels(masks: dict[Path, list[str]], found: Mapping[Path, dict[str, Path]]) -> tuple[Path, Path] | None:
     """Return a mask and another one beside it, if most masks have others of their case, which may be further labels."""
     alone = [m for m in masks if m not in found]
-    shared = _common([masks[m] for m in found])
+    shared = common_words([masks[m] for m in found])
     further: dict[Path, Path] = {}
     for first in sorted(found):
         own = Counter(w for w in masks[first] if w not in shared)
@@ -286,75 +299,9 @@ def _further_labels(masks: dict[Path, list[str]], found: Mapping[Path, dict[str,
             is_kind = any(more) and not names_observer(" ".join(more))
             if other.parent == first.parent and own and not own - Counter(masks[other]) and is_kind:
                 further.setdefault(first, other)
-    are_versions = all(_is_version(masks[other], masks[first]) for first, other in further.items())
+    are_versions = all(is_version(masks[other], masks[first]) for first, other in further.items())
     are_observers = any(names_observer(stem_of(m)) for m in found) and not further
     return None if 2 * len(further) <= len(found) or are_versions or are_observers else min(further.items())
-
-
-def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Path]) -> None:
-    """Raise `DataError` if each image has several masks, one for each label."""
-    labels = Counter(stem_of(m) for m in masks)
-    if len(masks) < 2 * len(images) or min(labels.values()) == 1:
-        return
-    if all(is_raster(m) and not any(is_raster(i) for i in images[:MAX_ASKED]) for m in masks[:MAX_ASKED]):
-        raise DataError(
-            f"{printable_path(root)} has masks of single slices beside whole scans",
-            expected="one mask for each scan, on its grid",
-            found=f"{len(masks)} image files such as {masks[0]}, beside {len(images)} scans such as {images[0]}",
-            remedy="join the slices of each scan to a mask in NIfTI, in their order and with its position, and check some in a "
-            "viewer",
-        )
-    are_observers = any(map(names_observer, labels))
-    raise DataError(
-        f"{printable_path(root)} has several masks for each image",
-        expected="one mask for each image, with a value for each label",
-        found=f"{len(masks)} masks of {len(images)} images, such as {', '.join(list(labels)[:4])}",
-        remedy="list the masks of one observer, or of a consensus, in a table cases.csv with the columns case, mask and one "
-        "per channel"
-        if are_observers
-        else "if they are labels, join them to one file with the values 1, 2, 3, ...; if several observers drew them, list "
-        "those of one in a table cases.csv",
-    )
-
-
-def _refuse_two_kinds(masks: dict[Path, list[str]], found: dict[Path, dict[str, Path]]) -> None:
-    """Raise `DataError` if images have a second mask of another kind, such as the field of view beside the vessels.
-
-    A second mask has all words that distinguish the first one from masks of its kind. It is in another folder, but not below
-    that of the first one, as parts of a mask are. The words of both kinds differ in more than numbers, unlike those of visits.
-    """
-    alone = [m for m in masks if m not in found]
-    of_first, of_second = (_common([masks[m] for m in kind]) for kind in (list(found), alone))
-    if {re.sub(r"\d", "", w) for w in of_first} == {re.sub(r"\d", "", w) for w in of_second}:
-        return
-    by_word: dict[str, set[Path]] = {}
-    for mask in alone:
-        for word in masks[mask]:
-            by_word.setdefault(word, set()).add(mask)
-    second: dict[Path, Path] = {}
-    for first in sorted(found):
-        own = [w for w in masks[first] if w not in of_first]
-        same = set.intersection(*(by_word.get(w, set()) for w in own)) if own else set()
-        beside = {m for m in same if m.parent == first.parent and _is_version(masks[m], masks[first])}
-        if apart := sorted(m for m in same if m in beside or not m.is_relative_to(first.parent)):
-            second[first] = apart[0]
-    if len(second) >= 2 and 2 * len(second) >= len(found):
-        raise _two_kinds(len(second), *next(iter(second.items())))
-
-
-def _two_kinds(n: int, first: Path, other: Path) -> DataError:
-    return DataError(
-        "images have masks of two kinds, and their names do not say which one is right",
-        expected="one mask for each image",
-        found=f"{n} such images, with masks such as {first} and {other}",
-        remedy="move the other masks to another folder, or list the right ones in a table cases.csv with the columns "
-        "case, mask and one per channel; if both are labels, give each file a word for its label (P1_liver_mask)",
-    )
-
-
-def _is_version(words: Sequence[str], others: Sequence[str]) -> bool:
-    """Return whether a name has a word for another version of a mask, as `seg_corrected` beside `seg`."""
-    return not VERSION_WORDS.isdisjoint(Counter(words) - Counter(others))
 
 
 def _further_masks(masks: dict[Path, list[str]], found: dict[Path, dict[str, Path]]) -> dict[Path, list[Path]]:
@@ -439,22 +386,6 @@ def _named_tests(paths: Sequence[Path]) -> list[Path]:
     found = [p for p in paths if words[p] & FILE_TEST_WORDS]
     kept = {is_mask_path(p) for p in paths if p not in set(found)}
     return [] if kept != {True, False} or any("retest" in w for w in words.values()) else found
-
-
-def _common(words: Sequence[Sequence[str]], odd: float = 0.0) -> set[str]:
-    """Return the words of all names, but for a share of odd ones."""
-    counts = Counter(w for found in words for w in set(found))
-    return {w for w, n in counts.items() if n >= len(words) - _number_of_odd(len(words), odd)}
-
-
-def _any(words: Sequence[Sequence[str]], odd: float = 0.0) -> set[str]:
-    """Return the words of any name, without those of a share of odd ones."""
-    counts = Counter(w for found in words for w in set(found))
-    return {w for w, n in counts.items() if n > _number_of_odd(len(words), odd)}
-
-
-def _number_of_odd(n: int, share: float) -> int:
-    return max(1, int(share * n)) if share and n >= MIN_FILES else 0
 
 
 def _words_below(masks: Sequence[Path], images: Sequence[Path]) -> dict[Path, list[str]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from medhybrid.data.layouts.label_files import WILDCARD
 from medhybrid.draft.mask_contents import kinds_of
-from medhybrid.draft.words import MASK_WORDS, is_mask_path, path_words, stem_of, words_of
+from medhybrid.draft.words import ENUMERATION, MASK_WORDS, is_mask_path, parts_named, path_words, stem_of, words_of
 
 MIN_SHARE = 0.5
 """Share of the folders that have most of the names: labels are the same in each case, and names of cases are not."""
@@ -117,26 +118,50 @@ def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
     of_images = {w for p in paths if p not in set(masks) for w in words[p]}
     of_labels = set.intersection(*(words[p] for p in masks)) - MASK_WORDS - of_images  # `lung` in left and right lung
     images = [p for p in paths if p not in set(masks)]
+    if not images:
+        return {}
     for is_whole in (True, False):
         found: dict[Path, list[Path]] = {}
         for kind, files in kinds.items():
             # a kind without a word of its own is named by those of all labels: `liver` beside `liver_tumour`
-            own = [w for w in kind if w not in MASK_WORDS and not w.startswith(".")] or sorted(of_labels)
+            own = [w for w in kind if w not in MASK_WORDS and not w.startswith(".") and not parts_named(w)] or sorted(
+                of_labels
+            )
             is_folder = is_whole and len({p.parts[:-1] for p in files}) == 1
             for path in files if own else ():
                 if (pattern := _pattern(path, own, of_labels, is_folder=is_folder)) is not None:
                     found.setdefault(pattern, []).append(path)
-        if not any(_with_wildcard(p, i) in found for p in images for i in range(len(p.parts) - 1)):
+        double = [pattern for pattern in found if str(pattern).count(WILDCARD) > 1]
+        fit_images = any(_fits(p, pattern) for p in images for pattern in double)
+        if not fit_images and not any(_with_wildcard(p, i) in found for p in images for i in range(len(p.parts) - 1)):
             several = {p: files for p, files in found.items() if len(files) > 1}
             return found if len(several) >= MIN_SEVERAL * len(found) else {}
     return {}
+
+
+def _fits(path: Path, pattern: Path) -> bool:
+    """Return whether a path fits a pattern with `*` in several of its names."""
+    parts = zip(path.parts, pattern.parts, strict=False)
+    return len(path.parts) == len(pattern.parts) and all(fnmatchcase(a, b) for a, b in parts)
 
 
 def _with_wildcard(path: Path, place: int) -> Path:
     return Path(*path.parts[:place], WILDCARD, *path.parts[place + 1 :])
 
 
-def _pattern(path: Path, words: Sequence[str], more: set[str], *, is_folder: bool) -> Path | None:
+def _pattern_in_both(path: Path, words: Sequence[str], more: set[str], *, is_folder: bool) -> Path | None:
+    """Return a path with `*` in place of the first words in the folder of the file, and of the others in its own name."""
+    for n in range(1, len(words)):
+        folder = _pattern(Path(path.parent.name) / "x", words[:n], more, is_folder=is_folder, is_nested=True)
+        file = _pattern(Path(path.name), words[n:], more, is_folder=False, is_nested=True)
+        if folder is not None and file is not None and WILDCARD in folder.parts[0]:
+            return path.parent.parent / folder.parts[0] / file
+    return None
+
+
+def _pattern(
+    path: Path, words: Sequence[str], more: set[str], *, is_folder: bool, is_nested: bool = False
+) -> Path | None:
     """Return a path with `*` in place of some words, which follow each other in one of its names; None if they do not.
 
     Parameters
@@ -154,8 +179,14 @@ def _pattern(path: Path, words: Sequence[str], more: set[str], *, is_folder: boo
     wanted = re.compile(f"(?:(?:{beside}){between})*{core}(?:{between}(?:{beside}))*", re.IGNORECASE)
     parts = [*path.parts[:-1], stem_of(path)]
     places = [i for i, part in enumerate(parts) if wanted.search(part)]
+    if (
+        not places and len(words) > 1 and not is_nested
+    ):  # words in a folder, and others in the file: `he/01_he_mask.png`
+        return _pattern_in_both(path, words, more, is_folder=is_folder)
     if len(places) != 1:
         return None
     place = places[0]
-    parts[place] = WILDCARD if is_folder and place < len(parts) - 1 else wanted.sub(WILDCARD, parts[place], count=1)
+    is_numbered = wanted.fullmatch(ENUMERATION.sub("", parts[place])) is not None and ENUMERATION.match(parts[place])
+    is_whole = (is_folder or is_numbered) and place < len(parts) - 1
+    parts[place] = WILDCARD if is_whole else wanted.sub(WILDCARD, parts[place], count=1)
     return Path(*parts[:-1], parts[-1] + path.name[len(stem_of(path)) :])

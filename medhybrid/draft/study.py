@@ -24,10 +24,12 @@ from medhybrid.draft.folds import with_folds
 from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.label_maps import without_label_maps
 from medhybrid.draft.label_names import label_names
+from medhybrid.draft.mask_contents import several_by_contents
 from medhybrid.draft.named_labels import labels_by_name
 from medhybrid.draft.pair_table import table_of_pairs, unique_names
-from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
+from medhybrid.draft.pairs import Pairs, find_pairs, image_files, mask_files
 from medhybrid.draft.places import do_places_vary, opposite_sides
+from medhybrid.draft.refused_pairs import refuse_further_masks
 from medhybrid.draft.remarks import left_out, on_modalities, on_partly, on_sides, on_sizes
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml, on_missing
@@ -36,6 +38,8 @@ from medhybrid.draft.stand_ins import lacked_channels
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
+from medhybrid.draft.time_points import without_series
+from medhybrid.draft.words import is_mask_path
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.scans.image_files import why_unread, why_unread_image
@@ -81,6 +85,9 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
             raise folder_of_datasets(root, below, "give the folder of one of them")
         draft = draft_study(below[0], name=name)
         return replace(draft, remarks=(f"the dataset is in the folder {printable_path(below[0].name)}", *draft.remarks))
+    if layout == "studies" and (only := _only_folder(root)) and is_mask_path(only / "x"):  # images are in it, too
+        draft = draft_study(root / only, name=name)
+        return replace(draft, remarks=(f"the dataset is in the folder {printable_path(only)}", *draft.remarks))
     if layout == "nnunet" and not channel_numbers(root) and names is None:
         layout = "studies"  # imagesTr and labelsTr with other names, such as P1__CT and P1__PT
     if layout == "studies" and _has_table_of_cases(root):
@@ -130,6 +137,13 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
     source = names.path.name if names else "imagesTr and labelsTr"
     base = _draft(chosen, root, layout, source, unique_names(channels or ("image",)), names)
     return with_folds(replace(base, remarks=(*remarks, *base.remarks)))
+
+
+def _only_folder(root: Path) -> Path | None:
+    """Return the only entry of a folder, relative to it, if that is a folder with others; None otherwise."""
+    entries = [p for p in root.iterdir() if not p.name.startswith(".")]
+    is_only = len(entries) == 1 and entries[0].is_dir() and any(p.is_dir() for p in entries[0].iterdir())
+    return entries[0].relative_to(root) if is_only else None
 
 
 def _has_images_outside(root: Path, folders: Sequence[Path]) -> bool:
@@ -349,7 +363,7 @@ def _labels(names: JsonNames | None, samples: Samples, ignored: int | None) -> t
 
 
 def _draft_pairs(name: str, root: Path, pairs: Pairs, names: JsonNames | None) -> Draft:
-    pairs = without_label_maps(root, without_other_grids(root, pairs))
+    pairs = without_label_maps(root, without_other_grids(root, without_series(root, pairs)))
     if names and len(names.channels) == len(pairs.channels) == 1:
         pairs = pairs.with_channel(names.channels[0])
     table = table_of_pairs(root, pairs)
@@ -455,7 +469,10 @@ def _nothing_found(root: Path) -> DataError:
     if unread:
         found += "; " + "; ".join(f"{n} files: {why}" for why, n in unread.most_common(3))
     if masks := mask_files(root):
+        refuse_further_masks(masks, [p for p in image_files(root) if p not in set(masks)])
         found = f"{len(masks)} files with names of masks, such as {masks[0]}, which fit no images or several: {found}"
+    elif alike := several_by_contents(root, image_files(root)):
+        found = f"several kinds of files that are label maps, such as {', '.join(map(str, alike[:3]))}: {found}"
     return DataError(
         f"{printable_path(root)} has no scans with reference masks in a known arrangement",
         expected="dataset.json, imagesTr and labelsTr, a CSV table of files, DICOM studies with SEG or RTSTRUCT, or images "

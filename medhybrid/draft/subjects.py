@@ -278,7 +278,8 @@ def _inner_doubt(names: Sequence[str]) -> str:
 def subjects_of_folders(files: Sequence[Path]) -> list[str] | None:
     """Return a subject for each file: the first folder with a number in its name, such as `17/slice/003.png`.
 
-    The result is None if not all files have such a folder, or none has several files.
+    A folder of many numbered ones is that of a site. The result is None if not all files have such a folder, or none has
+    several files.
     """
     depth = min((len(f.parts) - 1 for f in files), default=0)
     for level in range(1, depth + 1):
@@ -291,10 +292,38 @@ def subjects_of_folders(files: Sequence[Path]) -> list[str] | None:
             and not VISIT_FOLDER.fullmatch(a[-1])
             for a in above
         )
-        if are_numbered and MIN_FOLDERS <= len(set(above)) < len(above):
-            is_unique = len({a[-1] for a in above}) == len(set(above))
-            return [a[-1] if is_unique else "_".join(a) for a in above]
+        if are_numbered and len(set(above)) >= MIN_FOLDERS:
+            sites = {a for a in set(above) if _is_site(a, files)}
+            of_sites = [f.parts[: level + (a in sites)] for f, a in zip(files, above, strict=True)]
+            if len(set(of_sites)) < len(above):
+                return _names_of_folders(of_sites)
+            if len(set(above)) < len(above):
+                return None
     return None
+
+
+def named_subject_folders(files: Sequence[Path]) -> list[str] | None:
+    """Return the subject in the name of a folder of each file (`sub-01`, `patient012`); None if not all have such a folder."""
+    depth = min((len(f.parts) - 1 for f in files), default=0)
+    for level in range(depth):
+        found = [SUBJECT_WORD.search(f.parts[level]) for f in files]
+        if all(found) and len({m[1] for m in found if m}) >= MIN_FOLDERS:
+            return [m[1].casefold() for m in found if m]
+    return None
+
+
+def _is_site(folder: tuple[str, ...], files: Sequence[Path]) -> bool:
+    """Return whether a folder holds more numbered folders with files than a person has visits."""
+    inside = {
+        f.parts[len(folder)] for f in files if f.parts[: len(folder)] == folder and len(f.parts) > len(folder) + 1
+    }
+    return len(inside) > MAX_SCANS and all(re.search(r"\d", n) for n in inside)
+
+
+def _names_of_folders(folders: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the last names of folders, with those above them where they are not unique."""
+    is_unique = len({f[-1] for f in folders}) == len(set(folders))
+    return [f[-1] if is_unique else "_".join(f) for f in folders]
 
 
 def subjects_of_units(folders: Sequence[Path], patients: Sequence[Sequence[str]]) -> list[Path]:

@@ -52,7 +52,7 @@ MASK_WORDS = frozenset(
         "reference",
         "references",
         "lesionmask",
-        "gtv",
+        *("gtv", "gtvt", "gtvn", "gtvp", "ctv", "itv"),
         "consensus",
         "tumormask",
         "structures",
@@ -60,6 +60,11 @@ MASK_WORDS = frozenset(
     }
 )
 """Words of file and folder names that mean a reference mask, in lower case."""
+
+DOMAIN = re.compile(
+    r"(?<![a-z])target(?=[\W_]*(?:domain|train|valid|val(?![a-z])|test|scans?(?![a-z])|images?(?![a-z])))", re.I
+)
+"""Word of a folder of images of another domain (`target_training`), which is no mask's."""
 
 IMAGE_WORDS = frozenset(
     {
@@ -190,6 +195,9 @@ OTHER_WORDS = re.compile(
 )
 """Words for sequences and modalities."""
 
+ENUMERATION = re.compile(r"^(?:\d{1,2}|[A-Za-z])[.)]\s+(?=\S)")
+"""Number or letter before the name of a folder."""
+
 PART_NUMBER = re.compile(r"(?<![a-z])(part|pt|batch|subset|fold|chunk)[\W_]+(\d+)", re.IGNORECASE)
 """Number of a part of a dataset in the name of a folder (`images_part_1`), which separates no scans."""
 
@@ -234,7 +242,8 @@ def names_mask(name: str) -> bool:
 
 def is_mask_path(path: Path) -> bool:
     """Return whether a relative path has a word that means a mask, or the suffix of one."""
-    words = path_words(path)
+    folders = [DOMAIN.sub("", part) for part in path.parts[:-1]]
+    words = path_words(Path(*folders, path.name))
     return SEGMENTS_SUFFIX.search(path.name) is not None or any(
         w in MASK_WORDS or MASK_COMPOUND.match(w) for w in words
     )
@@ -291,8 +300,11 @@ def path_words(path: Path) -> list[str]:
 
 
 def folder_words(folder: str) -> list[str]:
-    """Return the words of a folder in lower case, with the number of a part joined to its word: `batch1` for `batch_1`."""
-    return words_of(PART_NUMBER.sub(r"\1\2", folder))
+    """Return the words of a folder in lower case, with the number of a part joined to its word: `batch1` for `batch_1`.
+
+    A number or letter before its name (`1. Original Images`) is left out.
+    """
+    return words_of(PART_NUMBER.sub(r"\1\2", ENUMERATION.sub("", folder)))
 
 
 def _without_repeats(folder: Sequence[str], own: Sequence[str]) -> list[str]:

@@ -99,7 +99,7 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
 
 def _code_notes(header: NiftiHeader) -> tuple[str, ...]:
     """Return notes on form codes that are not valid, and that nibabel takes for 0."""
-    codes = {name: int(header.stored[name]) for name in FORM_CODES if name in header.stored.keys()}
+    codes = {name: int(header.stored[name]) for name in FORM_CODES}
     return tuple(
         f"{name} is {code}, which is not valid; 0 is used" for name, code in codes.items() if not 0 <= code <= 5
     )

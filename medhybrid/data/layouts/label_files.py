@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from medhybrid.data.channels import IMAGE_SUFFIX
@@ -13,6 +14,9 @@ OTHER_SUFFIXES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml
 """Suffixes of files that describe the masks. Files with other suffixes may be DICOM."""
 
 WILDCARD = "*"
+
+NUMBERING = re.compile(r"^\d+[.)]\s*(?=\D)")
+"""Number before the name of a label, as in `1. Microaneurysms`."""
 
 
 def files_of_mask(path: Path) -> Files:
@@ -35,7 +39,10 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 
 def _matches(path: Path) -> dict[str, Path]:
-    """Return the files that fit a path with one `*` by the text in its place, which is in one name of a folder or file."""
+    """Return the files that fit a path with `*` by the text in its place, in the name of a folder or file.
+
+    Where a folder has it, the name of the file in it may have another one, of any text.
+    """
     place = next(i for i, part in enumerate(path.parts) if WILDCARD in part)
     folder, rest = Path(*path.parts[:place]), path.parts[place + 1 :]
     before, _, after = path.parts[place].partition(WILDCARD)
@@ -43,7 +50,22 @@ def _matches(path: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = wanted.fullmatch(entry.name)
-        file = entry.joinpath(*rest)
-        if match and not entry.name.startswith(".") and file.is_file() and (name := match[1].strip(" _-.")):
-            found.setdefault(name, file)
+        file = _only_file(entry, rest) if match else None
+        if match and not entry.name.startswith(".") and file is not None and (name := match[1].strip(" _-.")):
+            found.setdefault(NUMBERING.sub("", name) or name, file)
     return found
+
+
+def _only_file(folder: Path, rest: Sequence[str]) -> Path | None:
+    """Return the only file below a folder or path that fits names, of which the last may have a `*`; None without one."""
+    file = folder.joinpath(*rest)
+    if not rest or WILDCARD not in rest[-1]:
+        return file if file.is_file() else None
+    before, _, after = rest[-1].partition(WILDCARD)
+    inside = folder.joinpath(*rest[:-1])
+    files = (
+        [p for p in visible_files(inside) if p.name.startswith(before) and p.name.endswith(after)]
+        if inside.is_dir()
+        else []
+    )
+    return files[0] if len(files) == 1 and files[0].is_file() else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def divide(path: Path, cuts: Sequence[int], *, is_concatenation: bool = True) ->
     groups = list(d.PerFrameFunctionalGroupsSequence)
     bounds = [0, *cuts, len(groups)]
     uid, parts = generate_uid(), []
-    for n, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False), start=1):
+    for n, (start, end) in enumerate(pairwise(bounds), start=1):
         part = pydicom.dcmread(path)
         part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         part.PerFrameFunctionalGroupsSequence = Items(groups[start:end])
