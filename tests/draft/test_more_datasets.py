@@ -43,9 +43,9 @@ def write_image(path: Path, seed: int, *, shape: tuple[int, ...] = SHAPE) -> Non
     nib.save(nib.Nifti1Image(values, np.diag([1.5, 1.5, 3, 1])), path)
 
 
-def write_mask(path: Path, seed: int, value: int = 1) -> None:
+def write_mask(path: Path, seed: int, value: int = 1, *, length: int = 5) -> None:
     array = np.zeros(SHAPE, np.uint8)
-    array[2 + seed % 4 : 7 + seed % 4, 2:7, 2:6] = value
+    array[2 + seed % 4 : 2 + seed % 4 + length, 2:7, 2:6] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 3, 1])), path)
 
@@ -90,7 +90,7 @@ def test_labels_below_folders_of_parts_are_files_of_one_mask(tmp_path: Path) -> 
         for i in numbers:
             write_image(tmp_path / "d" / part / f"images/covid_{i}.nii.gz", i)
             write_mask(tmp_path / "d" / part / f"lung masks/covid_{i}.nii.gz", i)
-            write_mask(tmp_path / "d" / part / f"infection masks/covid_{i}.nii.gz", i + 2)
+            write_mask(tmp_path / "d" / part / f"infection masks/covid_{i}.nii.gz", i, length=1)
 
     config, listing, _ = initialised(tmp_path)
 
