@@ -11,7 +11,7 @@ from typing import Any
 from medhybrid.errors import ScanError, SeriesError, item_error
 from medhybrid.scans.dicom.acquisition import TAGS as ACQUISITION_TAGS
 from medhybrid.scans.dicom.acquisition import Acquisition, describe_header
-from medhybrid.scans.dicom.attributes import text, value_of
+from medhybrid.scans.dicom.attributes import integer, text, value_of
 from medhybrid.scans.dicom.concatenation import TAGS as CONCATENATION_TAGS
 from medhybrid.scans.dicom.concatenation import Part, part_of_concatenation
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
@@ -54,6 +54,8 @@ class FileHeader:
     is_burned_in: bool = False
     patient: Identity = ("",) * len(IDENTIFIERS)
     concatenation: Part | None = None
+    n_slices: int = 0
+    """Number of slices of a volume that a PET header states; 0 if unknown."""
 
 
 def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers: bool = True) -> Any:
@@ -212,6 +214,7 @@ def describe(header: Any, path: Path) -> FileHeader:
         text(header, "BurnedInAnnotation").upper() == "YES",
         identity_of(header),
         part_of_concatenation(header),
+        (integer(header, "NumberOfSlices") or 0) if modality == "PT" else 0,
     )
 
 

@@ -209,9 +209,17 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
         acquisitions=acquisitions,
         is_burned_in=any(m.is_burned_in for m in members),
         patient=first.patient,
-        note=_left_out([m.skip_reason for m in members]) if volumes else "",
+        note=_notes_on(members, volumes) if volumes else "",
         is_concatenation=any(m.concatenation for m in members),
     )
+
+
+def _notes_on(members: Sequence[FileHeader], volumes: Sequence[Volume]) -> str:
+    """Return notes on files that are no slices of the volumes, and on slices that are missing by the header, or nothing."""
+    stated = max(m.n_slices for m in members)
+    found = min(len(v.stack.frames) for v in volumes)
+    short = f"the header states {stated} slices, of which {found} are there" if found < stated else ""
+    return "; ".join(filter(None, (_left_out([m.skip_reason for m in members]), short)))
 
 
 def _left_out(reasons: Sequence[str]) -> str:

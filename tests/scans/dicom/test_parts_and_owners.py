@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, PositronEmissionTomographyImageStorage, generate_uid
 
 from medhybrid.errors import ScanError, SeriesError
 from medhybrid.scans import discover
@@ -127,6 +127,19 @@ def test_blank_files_beside_the_slices_are_named(content: bytes, tmp_path: Path)
 
     table = (tmp_path / "out" / "table.csv").read_text()
     assert "1 files beside its slices are empty, such as IM4: slices may be missing" in table
+
+
+@pytest.mark.parametrize(("stated", "note"), [(9, "the header states 9 slices, of which 5 are there"), (5, "")])
+def test_a_pet_with_fewer_slices_than_its_header_states_is_noted(stated: int, note: str, tmp_path: Path) -> None:
+    def change(d: Dataset, _: int) -> None:
+        d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = PositronEmissionTomographyImageStorage
+        d.Modality, d.NumberOfSlices, d.Units, d.RescaleSlope, d.RescaleIntercept = "PT", stated, "BQML", 1, 0
+
+    edit_all(sorted(written_series(tmp_path / "in").iterdir()), change)
+
+    (entry,) = discover(tmp_path / "in").entries
+
+    assert entry.note == note
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------
