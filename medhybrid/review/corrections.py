@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,8 @@ def _without_tests(cases: Sequence[Case], testing: Sequence[Case], names: Collec
 def with_new_cases(folds: Sequence[Fold], cases: Sequence[Case], taken: Sequence[Correction]) -> list[Fold]:
     """Add new cases to the training side of each fold, except where a case of the same subject validates."""
     subjects = {c.name: c.subject for c in cases}
-    new = list(dict.fromkeys(c.case for c in taken if c.is_new))
+    unusable = {c.name for c in cases if c.problem is not None}
+    new = list(dict.fromkeys(c.case for c in taken if c.is_new and c.case not in unusable))
     extended = []
     for fold in folds:
         validation = tuple(n for n in fold.validation if n not in new)  # a case without mask may be listed there
@@ -236,6 +238,13 @@ def _new_case(
     earlier = next((c for c in cases if c.name == name), None)
     if problem is not None:
         name = f"{name} (corrected)" if earlier is not None else name
+    elif item is None and scans.items and Records(scans.folder).done(name) is None:
+        close = get_close_matches(name, scans.items, 1)
+        problem = DataError(
+            f"case {name} has a corrected mask, but predict made none of this name, such as {(close or [*scans.items])[0]}",
+            expected="the name of a mask of predict",
+            remedy="name the mask as that of predict, or remove it",
+        )
     elif item is None or item.problem or not is_unchanged(scans.folder, item):
         problem = DataError(
             f"case {name} has a corrected mask, but its scan was changed or moved since predict",

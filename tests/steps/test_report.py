@@ -703,12 +703,14 @@ def test_a_corrected_mask_without_scan_is_excluded(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
-    save_nifti(tmp_path / "out" / "corrected" / "unknown.nii.gz", blob_case(20)[1])
+    save_nifti(tmp_path / "out" / "corrected" / "new_20.seg.nii.gz", blob_case(20)[1])
 
     done = medhybrid.preprocess(config)
 
-    assert done.left_out == ("unknown",)
-    assert "its scan was changed or moved since predict" in " ".join(f.message for f in done.findings)
+    assert done.left_out == ("new_20.seg",)
+    text = " ".join(f.message for f in done.findings)
+    assert "predict made none of this name, such as new_20" in text
+    assert all("new_20.seg" not in fold.train for fold in PreparedDataset(done.folder).folds)
 
 
 def test_a_corrected_copy_of_a_predicted_mask_opens_on_the_grid_of_the_scan(masks: Path) -> None:
