@@ -348,7 +348,8 @@ def stamp_files(paths: Iterable[Path]) -> Stamps:
     stamps: Stamps = []
     for path in _files(paths):
         status = path.stat()
-        stamps.append((printable_path(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+        absolute = printable_path(os.path.abspath(path))
+        stamps.append((absolute, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
     return stamps
 
 

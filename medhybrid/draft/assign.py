@@ -23,7 +23,7 @@ Words = Mapping[Path, Sequence[str]]
 
 
 MIN_ALIKE = 4
-"""Number of words at the end of both names from which on other numbers in the folders of the image count for nothing."""
+"""Number of words at the end of both names from which on numbers in the folders of all images count for nothing."""
 
 
 def assign_images(masks: Words, images: Words, shared: set[str]) -> dict[Path, dict[str, Path]]:
@@ -211,7 +211,8 @@ def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
     n_alike = next(
         (n for n, (a, b) in enumerate(zip(reversed(mask), reversed(image), strict=False)) if a != b), len(mask)
     )
-    if n_alike >= MIN_ALIKE and not _numbers(mask[: len(mask) - n_alike]):  # the mask has the whole name of the image
+    rest = (mask[: len(mask) - n_alike], [w for w in image[: len(image) - n_alike] if w not in shared])
+    if n_alike >= MIN_ALIKE and not any(map(_numbers, rest)):  # the mask has the whole name of the image
         return True
     numbers = _numbers(mask)
     return _numbers([w for w in image if w in mask or w not in shared])[: len(numbers)] == numbers

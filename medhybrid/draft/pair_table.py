@@ -9,7 +9,13 @@ from pathlib import Path
 
 from medhybrid.draft.assignments import Assignments, find_assignments
 from medhybrid.draft.pairs import Pair, Pairs
-from medhybrid.draft.subjects import are_coarser, named_subject_folders, subject_pattern, subjects_of_folders
+from medhybrid.draft.subjects import (
+    SUBJECT_WORD,
+    are_coarser,
+    named_subject_folders,
+    subject_pattern,
+    subjects_of_folders,
+)
 from medhybrid.draft.words import name_without_kind, stem_of
 
 PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev|eval|evaluation)_")
@@ -190,7 +196,9 @@ def _subjects(pairs: Pairs, names: Sequence[str], tests: Sequence[str]) -> tuple
     of_folders = subjects_of_folders([p.mask for p in pairs.pairs])
     named = named_subject_folders([p.mask for p in pairs.pairs])
     if named is not None and len(set(named)) == len(named):
-        return [], [], "each folder is another subject, by its name"
+        of_tests = [m[1].casefold() if (m := SUBJECT_WORD.search(t)) else t for t in tests]
+        reason = "each folder is another subject, by its name"
+        return (named, of_tests, reason) if may_share and set(named) & set(of_tests) else ([], [], reason)
     if of_folders is not None and (pattern is None or are_coarser(of_folders, names, pattern)):
         return of_folders, [], f"{len(set(of_folders))} folders are the subjects"
     if pattern is None:

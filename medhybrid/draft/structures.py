@@ -13,7 +13,16 @@ from pathlib import Path
 
 from medhybrid.data.layouts.label_files import WILDCARD
 from medhybrid.draft.mask_contents import kinds_of
-from medhybrid.draft.words import ENUMERATION, MASK_WORDS, is_mask_path, parts_named, path_words, stem_of, words_of
+from medhybrid.draft.words import (
+    ENUMERATION,
+    MASK_WORDS,
+    TARGET_VOLUMES,
+    is_mask_path,
+    parts_named,
+    path_words,
+    stem_of,
+    words_of,
+)
 
 MIN_SHARE = 0.5
 """Share of the folders that have most of the names: labels are the same in each case, and names of cases are not."""
@@ -111,12 +120,14 @@ def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
         Image and mask files, relative to the dataset's folder.
     """
     masks = [p for p in paths if is_mask_path(p)]
+    volumes = {w for p in masks for w in path_words(p) if w in TARGET_VOLUMES}
+    of_masks = MASK_WORDS - volumes if len(volumes) > 1 else MASK_WORDS
     kinds = kinds_of(masks, min_share=LABEL_SHARE)
     if len(kinds) < 2 or any(names_observer(" ".join(kind)) for kind in kinds):
         return {}
     words = {p: set(path_words(p)) for p in paths}
     of_images = {w for p in paths if p not in set(masks) for w in words[p]}
-    of_labels = set.intersection(*(words[p] for p in masks)) - MASK_WORDS - of_images  # `lung` in left and right lung
+    of_labels = set.intersection(*(words[p] for p in masks)) - of_masks - of_images  # `lung` in left and right lung
     images = [p for p in paths if p not in set(masks)]
     if not images:
         return {}
@@ -124,7 +135,7 @@ def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
         found: dict[Path, list[Path]] = {}
         for kind, files in kinds.items():
             # a kind without a word of its own is named by those of all labels: `liver` beside `liver_tumour`
-            own = [w for w in kind if w not in MASK_WORDS and not w.startswith(".") and not parts_named(w)] or sorted(
+            own = [w for w in kind if w not in of_masks and not w.startswith(".") and not parts_named(w)] or sorted(
                 of_labels
             )
             is_folder = is_whole and len({p.parts[:-1] for p in files}) == 1

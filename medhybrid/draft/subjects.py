@@ -313,11 +313,12 @@ def named_subject_folders(files: Sequence[Path]) -> list[str] | None:
 
 
 def _is_site(folder: tuple[str, ...], files: Sequence[Path]) -> bool:
-    """Return whether a folder holds more numbered folders with files than a person has visits."""
+    """Return whether a folder whose name does not end in a number holds more numbers than a person has visits: `GE3T/100`."""
     inside = {
         f.parts[len(folder)] for f in files if f.parts[: len(folder)] == folder and len(f.parts) > len(folder) + 1
     }
-    return len(inside) > MAX_SCANS and all(re.search(r"\d", n) for n in inside)
+    is_person = folder[-1][-1].isdigit() or SUBJECT_WORD.search(folder[-1]) is not None
+    return not is_person and len(inside) > MAX_SCANS and all(n.isdecimal() and not DATED.fullmatch(n) for n in inside)
 
 
 def _names_of_folders(folders: Sequence[tuple[str, ...]]) -> list[str]:

@@ -10,6 +10,9 @@ from pathlib import Path
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.parts import part_of
 
+TARGET_VOLUMES = ("gtvt", "gtvn", "gtvp")
+"""Words for masks that are also labels, where masks have several of them."""
+
 MASK_WORDS = frozenset(
     {
         "mask",
@@ -52,7 +55,8 @@ MASK_WORDS = frozenset(
         "reference",
         "references",
         "lesionmask",
-        *("gtv", "gtvt", "gtvn", "gtvp", "ctv", "itv"),
+        "gtv",
+        *TARGET_VOLUMES,
         "consensus",
         "tumormask",
         "structures",
@@ -302,9 +306,11 @@ def path_words(path: Path) -> list[str]:
 def folder_words(folder: str) -> list[str]:
     """Return the words of a folder in lower case, with the number of a part joined to its word: `batch1` for `batch_1`.
 
-    A number or letter before its name (`1. Original Images`) is left out.
+    A number or letter before a word for images, masks or a part (`1. Original Images`) is left out.
     """
-    return words_of(PART_NUMBER.sub(r"\1\2", ENUMERATION.sub("", folder)))
+    rest = words_of(ENUMERATION.sub("", folder))
+    is_kind = any(w in MASK_WORDS or w in IMAGE_WORDS or part_of(w) for w in rest)
+    return words_of(PART_NUMBER.sub(r"\1\2", ENUMERATION.sub("", folder) if is_kind else folder))
 
 
 def _without_repeats(folder: Sequence[str], own: Sequence[str]) -> list[str]:

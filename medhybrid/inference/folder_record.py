@@ -94,7 +94,7 @@ def read_folder_record(folder: Path) -> FolderRecord:
             raise DataError(
                 f"predict did not finish in {folder}",
                 expected=f"{path}, which is written at its end",
-                remedy="call medhybrid predict again with the same --out: it continues",
+                remedy="call predict again with the same --out: it continues",
             ) from error
         raise DataError(
             f"{folder} is not an output folder of medhybrid predict",

@@ -148,12 +148,12 @@ def refuse_shorter(folder: Path, config: StudyConfig) -> None:
     if training.iterations is not None and training.iterations <= steps:
         raise ConfigError(
             f"the run {folder.name} has made {steps} steps",
-            expected=f"more, such as training.iterations=+{max(training.iterations, 1)}",
+            expected=f"more, such as training.iterations={steps + max(training.iterations, 1)}",
             found=f"training.iterations={training.iterations}",
         )
     if training.max_minutes is not None and training.max_minutes <= minutes:
         raise ConfigError(
-            f"the run {folder.name} has trained for {minutes:.1f} minutes",
-            expected=f"more, such as training.max_minutes=+{training.max_minutes:g}",
+            f"the run {folder.name} has trained for {minutes:.3g} minutes",
+            expected=f"more, such as training.max_minutes={minutes + training.max_minutes:.3g}",
             found=f"training.max_minutes={training.max_minutes:g}",
         )

@@ -68,11 +68,13 @@ def _others_of_ome(text: str, n_pages: int, n_samples: int) -> list[str]:
 
 def _is_in_order(image: str) -> bool:
     """Return whether the metadata of an OME image assign its slices to the pages in their order."""
+    both = []
     for element in re.findall(r"<(?:\w+:)?TiffData\b([^>]*)", image):
         found = dict(re.findall(r"""\b(IFD|FirstZ|PlaneCount)\s*=\s*["'](\d+)["']""", element))
-        if int(found.get("IFD", 0)) != int(found.get("FirstZ", 0)):
-            return False
-    return True
+        both.append((found.get("IFD"), found.get("FirstZ")))
+    if not any(page and z for page, z in both):  # what a missing one means is not clear
+        return True
+    return all(int(page or 0) == int(z or 0) for page, z in both)
 
 
 def _others_of_tifffile(text: str, size: tuple[int, int], n_pages: int, n_samples: int) -> list[str]:

@@ -36,7 +36,7 @@ def labels_on_record(predictions: Path) -> tuple[dict[str, int], dict[str, tuple
             "the labels of the masks are unknown",
             expected=f"--config with their labels, or {printable_path(output_folder_of(predictions) / 'run.json')}",
             found="a folder in which predict did not finish" if is_unfinished else error.found,
-            remedy="call medhybrid predict again with the same --out: it continues"
+            remedy="call predict again with the same --out: it continues"
             if is_unfinished
             else "give --config, or the folder that was --out of medhybrid predict",
         ) from error
@@ -98,6 +98,8 @@ def refuse_other_run(folder: Path, run: Path) -> None:
 def _has_changed(done: Prediction) -> bool:
     """Return whether the files of a scan are not those that were predicted; False if they are not there."""
     files = [Path(str(stamp[0])) for stamp in done.stamps]
+    if not all(f.is_absolute() and f.is_file() for f in files):  # moved, or of a de-identified output
+        return False
     try:
         return bool(files) and stamp_files(files) != done.stamps and hash_files(files) != done.input_hash
     except OSError:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.layouts import Listing, list_dataset
+from medhybrid.data.layouts.label_files import files_of_mask
 from medhybrid.draft.subjects import named_subject_folders, subjects_of_folders
 from medhybrid.errors import DataError
 from medhybrid.progress import Silent
@@ -78,7 +79,7 @@ def test_labels_named_by_folder_and_file_are_files_of_one_mask(parent: str, part
 
     config, listing, _ = initialised(tmp_path)
 
-    assert list(config.data.labels) == ["Microaneurysms", "Haemorrhages", "Hard Exudates"]
+    assert [n.partition(". ")[2] for n in config.data.labels] == ["Microaneurysms", "Haemorrhages", "Hard Exudates"]
     assert len(listing.cases) == 4
     for case in listing.cases:
         assert case.mask is not None
@@ -242,6 +243,66 @@ def test_numbered_folders_in_that_of_a_site_are_subjects() -> None:
 
     assert found is not None
     assert len(set(found)) == 40
+
+
+@pytest.mark.parametrize("visit", ["visit{}", "ses-{:02d}", "{:02d}", "2019{:02d}11", "scan{}"])
+def test_many_visits_of_a_person_are_not_people(visit: str) -> None:
+    files = [Path(f"P0{p}/{visit.format(v)}/mask.nii") for p in range(4) for v in range(1, 13)]
+
+    assert len(set(subjects_of_folders(files) or [])) == 4
+
+
+def test_people_in_folders_of_the_images_for_testing_are_named(tmp_path: Path) -> None:
+    for i in range(1, 9):
+        image, mask = blob_case(i, SHAPE)
+        save_nifti(tmp_path / "d" / f"train/patient0{i}/patient0{i}_v1_image.nii.gz", image)
+        save_nifti(tmp_path / "d" / f"train/patient0{i}/patient0{i}_v1_mask.nii.gz", mask)
+        if i < 3:
+            save_nifti(tmp_path / "d" / f"test/patient0{i}/patient0{i}_v2_image.nii.gz", image + 1)
+
+    _, listing, _ = initialised(tmp_path)
+
+    assert {c.subject for c in listing.testing} == {"patient01", "patient02"}
+    assert {c.subject for c in listing.cases}.isdisjoint({"patient01", "patient02"}), "kept for testing"
+
+
+def test_the_file_of_another_case_is_no_label(tmp_path: Path) -> None:
+    for organ in ("Liver", "Spleen"):
+        for case in ("P1", "P1_2", "P2", "P2_2"):
+            if (organ, case) != ("Spleen", "P1"):
+                write_mask(tmp_path / f"labels/{organ}/{case}_{organ.lower()}.nii.gz", 0)
+
+    found = {c: files_of_mask(tmp_path / f"labels/*/{c}_*.nii.gz") for c in ("P1", "P1_2")}
+
+    assert {c: {n: p.name for n, p in zip(f.names, f.paths, strict=True)} for c, f in found.items()} == {
+        "P1": {"Liver": "P1_liver.nii.gz"},
+        "P1_2": {"Liver": "P1_2_liver.nii.gz", "Spleen": "P1_2_spleen.nii.gz"},
+    }
+
+
+@pytest.mark.parametrize("names", [("GTVp", "GTVn"), ("CTV", "PTV")])
+@pytest.mark.parametrize("layout", ["labels/{name}/{i}.nii.gz", "masks/{i}_{name}_mask.nii.gz"])
+def test_target_volumes_are_labels_where_there_are_several(names: tuple[str, str], layout: str, tmp_path: Path) -> None:
+    for i in range(1, 6):
+        write_image(tmp_path / "d" / f"images/{i}.nii.gz", i)
+        for n, name in enumerate(names):
+            write_mask(tmp_path / "d" / layout.format(name=name, i=i), i, length=1 + 3 * n)
+
+    config, _, _ = initialised(tmp_path)
+
+    assert set(config.data.labels) == set(names)
+
+
+@pytest.mark.parametrize("folder", ["{i}. Case", "{c}. Smith"])
+def test_numbers_before_the_names_of_cases_are_kept(folder: str, tmp_path: Path) -> None:
+    for i in range(1, 7):
+        case = folder.format(i=i, c="ABCDEFG"[i])
+        write_image(tmp_path / "d" / f"images/{case}/ct.nii.gz", i)
+        write_mask(tmp_path / "d" / f"masks/{case}/seg.nii.gz", i)
+
+    _, listing, _ = initialised(tmp_path)
+
+    assert len(listing.cases) == 6
 
 
 @pytest.mark.parametrize(

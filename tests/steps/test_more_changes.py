@@ -148,6 +148,24 @@ def test_the_mask_of_a_scan_that_was_exchanged_is_not_scored(predicted: tuple[Pa
     assert not evaluate(references, out, labels=LABELS).problems
 
 
+def test_a_file_of_the_same_name_in_another_working_directory_is_not_the_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array, _ = with_box(SHAPE)
+    for place, shift in (("one", 0), ("two", 2)):
+        save_nifti(tmp_path / place / "scans" / "a.nii.gz", np.roll(array, shift, axis=0))
+    save_nifti(tmp_path / "references" / "a.nii.gz", np.where(array > 500, 255, 0).astype(np.uint8))
+    monkeypatch.chdir(tmp_path / "one")
+    predict("scans", model=model(), out=tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "two")
+
+    assert not evaluate(tmp_path / "references", tmp_path / "out", labels=LABELS).problems
+
+    shutil.copy(tmp_path / "two" / "scans" / "a.nii.gz", tmp_path / "one" / "scans" / "a.nii.gz")
+    with pytest.raises(DataError, match="the scan of a has changed"):
+        evaluate(tmp_path / "references", tmp_path / "out", labels=LABELS)
+
+
 def test_masks_are_scored_whose_scans_were_only_copied_moved_or_removed(predicted: tuple[Path, Path, Path]) -> None:
     scans, references, out = predicted
     shutil.copy(scans / "a.nii.gz", scans / "copy")
@@ -179,7 +197,7 @@ def test_a_folder_in_which_predict_did_not_finish_is_named_as_such(
 
     assert main(["evaluate", "--quiet", str(references), str(out)]) == 2
     assert "predict did not finish" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"predict did not finish in .* Call medhybrid predict again"):
+    with pytest.raises(DataError, match=r"predict did not finish in .* Call predict again"):
         report(out)
 
 

@@ -15,9 +15,6 @@ OTHER_SUFFIXES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml
 
 WILDCARD = "*"
 
-NUMBERING = re.compile(r"^\d+[.)]\s*(?=\D)")
-"""Number before the name of a label, as in `1. Microaneurysms`."""
-
 
 def files_of_mask(path: Path) -> Files:
     """Return the file of a mask, or its files with the names of their labels."""
@@ -41,7 +38,7 @@ def _files_in(folder: Path) -> dict[str, Path]:
 def _matches(path: Path) -> dict[str, Path]:
     """Return the files that fit a path with `*` by the text in its place, in the name of a folder or file.
 
-    Where a folder has it, the name of the file in it may have another one, of any text.
+    Where a folder has it, the name of the file in it may have another one, for text without digits.
     """
     place = next(i for i, part in enumerate(path.parts) if WILDCARD in part)
     folder, rest = Path(*path.parts[:place]), path.parts[place + 1 :]
@@ -50,22 +47,19 @@ def _matches(path: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = wanted.fullmatch(entry.name)
-        file = _only_file(entry, rest) if match else None
-        if match and not entry.name.startswith(".") and file is not None and (name := match[1].strip(" _-.")):
-            found.setdefault(NUMBERING.sub("", name) or name, file)
+        name = match[1].strip(" _-.") if match and not entry.name.startswith(".") else ""
+        files = _files_below(entry, rest) if name else []
+        for file in files:  # several are named, so that they are refused as unknown labels
+            found.setdefault(name if len(files) == 1 else f"{name} ({file.name})", file)
     return found
 
 
-def _only_file(folder: Path, rest: Sequence[str]) -> Path | None:
-    """Return the only file below a folder or path that fits names, of which the last may have a `*`; None without one."""
+def _files_below(folder: Path, rest: Sequence[str]) -> list[Path]:
+    """Return the files below a folder or path that fit names, of which the last may have a `*` for text without digits."""
     file = folder.joinpath(*rest)
     if not rest or WILDCARD not in rest[-1]:
-        return file if file.is_file() else None
+        return [file] if file.is_file() else []
     before, _, after = rest[-1].partition(WILDCARD)
+    wanted = re.compile(rf"{re.escape(before)}\D+{re.escape(after)}")  # `P1_2_liver` is of another case than `P1_liver`
     inside = folder.joinpath(*rest[:-1])
-    files = (
-        [p for p in visible_files(inside) if p.name.startswith(before) and p.name.endswith(after)]
-        if inside.is_dir()
-        else []
-    )
-    return files[0] if len(files) == 1 and files[0].is_file() else None
+    return [p for p in (visible_files(inside) if inside.is_dir() else []) if p.is_file() and wanted.fullmatch(p.name)]

@@ -39,10 +39,11 @@ def refuse_missing_parts(parts: Sequence[Part | None], path: Path, series: str) 
     path : Path
         A file of the series, for the message.
     """
+    present = [p for p in parts if p is not None]
+    has_own_uids = len({p.uid for p in present}) == len(present)  # of a program that gives each part another one
     by_uid: dict[str, list[Part]] = {}
-    for part in parts:
-        if part is not None:
-            by_uid.setdefault(part.uid, []).append(part)
+    for part in present:
+        by_uid.setdefault("" if has_own_uids else part.uid, []).append(part)
     for found in by_uid.values():
         numbers = sorted({p.number for p in found})
         total = max(*numbers, *(p.total for p in found))

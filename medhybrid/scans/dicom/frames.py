@@ -27,7 +27,6 @@ from medhybrid.scans.dicom.traits import dimension_names, frame_traits, plain_tr
 FRAME_TAGS = (
     "SOPInstanceUID",
     "FrameOfReferenceUID",
-    "SeriesNumber",
     "ImageType",
     "InstanceNumber",
     "AcquisitionNumber",

@@ -29,8 +29,8 @@ def series_drawn_on(path: Path) -> set[str]:
 def refuse_other_patient(path: Path, frame_of_reference: str, image: Scan) -> None:
     """Raise `ScanError` if a mask is of another patient than its image.
 
-    The same frame of reference, or a reference to the image's series, counts more than the patient: anonymisers may change
-    the patients of masks and images in different ways.
+    The same frame of reference or study, or a reference to the image's series, counts more than the patient: anonymisers may
+    change the patients of masks and images in different ways.
 
     Parameters
     ----------
@@ -44,19 +44,24 @@ def refuse_other_patient(path: Path, frame_of_reference: str, image: Scan) -> No
     ours = "" if is_supplied else text(source, "FrameOfReferenceUID")
     if ours and frame_of_reference in (ours, valid_uid(ours)):
         return
-    header = load_dataset(path, tags=[*IDENTIFIERS, *(p[0] for p in SERIES_PATHS)], defers=False)
+    header = load_dataset(path, tags=[*IDENTIFIERS, "StudyInstanceUID", *(p[0] for p in SERIES_PATHS)], defers=False)
     if header is None or text(source, "SeriesInstanceUID") in _series_in(header):
+        return
+    if text(header, "StudyInstanceUID") == text(source, "StudyInstanceUID") != "":
         return
     identities = [identity_of(header), identity_of(source)]
     have_ids = [bool(identity[0]) for identity in identities]
     if any(map(names_nobody, identities)) or len(set(have_ids)) > 1:  # unknown, or known in different ways
         return
-    if not (differing := differing_identifiers(identities)):
+    plain = {identity[0].casefold().lstrip("0") for identity in identities}
+    if len(plain) < 2 and have_ids[0]:
+        return
+    if not (differing := differing_identifiers([(i[0], "", "", i[3]) for i in identities])):
         return
     raise ScanError(
         f"{path.name} is of another patient than its image",
-        expected="one patient, or a reference to the image's series",
-        found=f"{', '.join(differing)} differ",
+        expected="one patient or study, or a reference to the image's series",
+        found=f"another {' and '.join(differing)}",
         remedy="use the image that it was drawn on",
     )
 

@@ -72,7 +72,8 @@ class SegFile:
             raise unreadable(path, str(error)) from error
         except Exception as error:  # damaged files raise many kinds of exceptions
             raise unreadable(path, type(error).__name__) from error
-        if (part := part_of_concatenation(dataset)) is not None:
+        part = part_of_concatenation(dataset)
+        if part is not None and (part.total > 1 or part.number > 1):
             raise unreadable(
                 path, f"part {part.number} of {part.total or 'several'}, of which each has some of the frames"
             )

@@ -118,9 +118,7 @@ def _with_blank(series: SeriesEntry, blank: Sequence[Path]) -> SeriesEntry:
     beside = [p.name for p in blank if (p.parent, p.suffix.lower()) in own]
     if not beside or not series.volumes:
         return series
-    note = (
-        f"{len(beside)} files beside its slices are empty, such as {printable_path(beside[0])}: slices may be missing"
-    )
+    note = f"empty files beside its slices: {len(beside)}, such as {printable_path(beside[0])}. Slices may be missing"
     return replace(series, note="; ".join(filter(None, (series.note, note))))
 
 

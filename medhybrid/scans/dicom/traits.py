@@ -57,7 +57,6 @@ PLAIN_TRAITS = {
     "rescale": "RescaleType",
     "photometric": "PhotometricInterpretation",
     "component": "ComplexImageComponent",
-    "series": "SeriesNumber",
 }
 """Traits in a single-frame file, by name: attribute."""
 

@@ -79,6 +79,16 @@ def test_volumes_of_a_series_are_the_same_however_it_is_divided_into_files(
         np.testing.assert_array_equal(one.affine, other.affine)
 
 
+@pytest.mark.parametrize("uids", ["one for each", "none"])
+def test_parts_without_a_common_uid_are_one_concatenation(uids: str, tmp_path: Path) -> None:
+    for path in divide(write_enhanced(tmp_path / "whole.dcm", ARRAYS, AFFINE), [4, 6]):
+        d = pydicom.dcmread(path)
+        d.ConcatenationUID = generate_uid() if uids == "one for each" else ""
+        d.save_as(path)
+
+    assert [e.problem for e in discover(tmp_path).entries] == ["", ""]
+
+
 @pytest.mark.parametrize("missing", [[1], [2], [3], [1, 3]], ids=str)
 def test_a_missing_part_of_a_concatenation_is_refused(missing: list[int], tmp_path: Path) -> None:
     parts = divide(write_enhanced(tmp_path / "whole.dcm", ARRAYS, AFFINE), [4, 6])
@@ -114,6 +124,10 @@ def test_a_part_of_a_segmentation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="part 1 of 2"):
         read_masks(tmp_path / "seg.dcm", scan, ["a"])
 
+    del d.InConcatenationTotalNumber  # a whole file of some programs
+    d.save_as(tmp_path / "seg.dcm")
+    assert read_masks(tmp_path / "seg.dcm", scan, ["a"])["a"].any()
+
 
 @pytest.mark.parametrize("content", [b"", bytes(700), bytes(60)], ids=["empty", "zeros", "cut in the preamble"])
 def test_blank_files_beside_the_slices_are_named(content: bytes, tmp_path: Path) -> None:
@@ -126,7 +140,7 @@ def test_blank_files_beside_the_slices_are_named(content: bytes, tmp_path: Path)
     convert(tmp_path / "in", out=tmp_path / "out")
 
     table = (tmp_path / "out" / "table.csv").read_text()
-    assert "1 files beside its slices are empty, such as IM4: slices may be missing" in table
+    assert "empty files beside its slices: 1, such as IM4. Slices may be missing" in table
 
 
 @pytest.mark.parametrize(("stated", "note"), [(9, "the header states 9 slices, of which 5 are there"), (5, "")])
@@ -178,17 +192,19 @@ def test_a_mask_without_a_patient_is_accepted(patient: str, tmp_path: Path) -> N
     np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["a"])["a"], MASK > 0)
 
 
-@pytest.mark.parametrize("keeps", ["frame of reference", "series"])
+@pytest.mark.parametrize("keeps", ["frame of reference", "series", "study", "patient in other letters"])
 def test_a_mask_that_refers_to_its_image_is_accepted_whatever_its_patient(keeps: str, tmp_path: Path) -> None:
     """Anonymisers may rename the patients of masks and of images in different ways."""
     scan = read_scan(written_series(tmp_path / "in", patient="P1"))
     write_seg(tmp_path / "seg.dcm", MASK, scan, SegInfo({"a": 1}, "0"))
     d = pydicom.dcmread(tmp_path / "seg.dcm")
-    d.PatientID = "A17"
-    if keeps == "series":
+    d.PatientID = "p1" if keeps == "patient in other letters" else "A17"
+    if keeps != "frame of reference":
         d.FrameOfReferenceUID = ""
-    else:
+    if keeps != "series":
         d.ReferencedSeriesSequence[0].SeriesInstanceUID = generate_uid()
+    if keeps != "study":
+        d.StudyInstanceUID = generate_uid()
     d.save_as(tmp_path / "seg.dcm")
 
     np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["a"])["a"], MASK > 0)
@@ -196,7 +212,15 @@ def test_a_mask_that_refers_to_its_image_is_accepted_whatever_its_patient(keeps:
 
 def test_the_segmentation_of_another_radiograph_is_refused(tmp_path: Path) -> None:
     first, second = (
-        read_scan(write_radiograph(tmp_path / f"{n}.dcm", number=n, PatientID=f"P{n}", SeriesInstanceUID=f"1.2.{n}"))
+        read_scan(
+            write_radiograph(
+                tmp_path / f"{n}.dcm",
+                number=n,
+                PatientID=f"P{n}",
+                SeriesInstanceUID=f"1.2.{n}",
+                StudyInstanceUID=f"1.3.{n}",
+            )
+        )
         for n in (1, 2)
     )
     mask = np.ones(first.array.shape[1:], np.uint8)
@@ -253,29 +277,6 @@ def test_names_in_undeclared_utf8_are_recognised(kind: str, tmp_path: Path) -> N
 
 
 # --- single headers ---------------------------------------------------------------------------------------------------
-
-
-def test_two_series_under_one_uid_at_half_steps_are_two_volumes(tmp_path: Path) -> None:
-    arrays = [np.random.default_rng(n).integers(0, 4000, (9, 8, 6)).astype(np.uint16) for n in range(2)]
-    for n, array in enumerate(arrays):
-        affine = AFFINE.copy()
-        affine[2, 3] = n * 1.0
-        paths = write_mr_series(tmp_path / str(n), array, affine, description="T1", study="s", case="c")
-
-        def place(d: Dataset, _: int, n: int = n) -> None:
-            d.SeriesNumber, d.SeriesInstanceUID = n + 1, "1.2.3"
-            d.SOPInstanceUID = d.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-
-        edit_all(paths, place)
-        for path in paths:
-            path.rename(tmp_path / f"{n}_{path.name}")
-        (tmp_path / str(n)).rmdir()
-
-    found = {e.part: read_entry(e, "x").array[0] for e in discover(tmp_path).entries}
-
-    assert list(found) == ["series_1", "series_2"]
-    for name, array in zip(found, arrays, strict=True):
-        np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
