@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,31 @@ def read_series(paths: Sequence[Path], *, case: str, part: str = "", options: Sc
     SeriesError
         If the files are not one greyscale volume, or the position of a frame is unknown.
     """
+    if part and len(paths) > 1:  # several volumes of a series are usually read one after the other
+        stamps = tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
+        volumes = _volumes_of(stamps)
+        _refuse_part(volumes, paths, case)
+        chosen = _choose(volumes, part, case)
+        loaded = {path: load_dataset(path) for path in dict.fromkeys(f.path for f in chosen.stack.frames)}
+        return read_volume([chosen], loaded, case=case, options=options)
     datasets: dict[Path, Any] = {}
-    headers = [_read_header(path, datasets) for path in paths]
+    volumes = _split([_read_header(path, datasets) for path in paths], case)
+    _refuse_part(volumes, paths, case)
+    return read_volume(volumes, datasets, case=case, part=part, options=options)
+
+
+@lru_cache(maxsize=1)
+def _volumes_of(stamps: tuple[tuple[Path, int, int], ...]) -> list[Volume]:
+    """Return the volumes of files, by path, size and modification time; those of the last series are kept."""
+    return _split([_read_header(path, None) for path, _, _ in stamps], stamps[0][0].parent.name or "series")
+
+
+def _split(headers: Sequence[FileHeader], case: str) -> list[Volume]:
+    """Split the files of one series into volumes; raises `SeriesError`."""
     _refuse(headers, case)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings on other attributes; the geometry is checked here
-        volumes = split_volumes(without_copies([h.frames for h in headers], load_dataset), series=case)
-    _refuse_part(volumes, paths, case)
-    return read_volume(volumes, datasets, case=case, part=part, options=options)
+        return split_volumes(without_copies([h.frames for h in headers], load_dataset), series=case)
 
 
 def _refuse_part(volumes: Sequence[Volume], paths: Sequence[Path], case: str) -> None:
@@ -63,7 +81,7 @@ def _refuse_part(volumes: Sequence[Volume], paths: Sequence[Path], case: str) ->
         raise single_slice_error(case, frames[0], f"{other} of the same series in its folder")
 
 
-def _read_header(path: Path, datasets: dict[Path, Any]) -> FileHeader:
+def _read_header(path: Path, datasets: dict[Path, Any] | None) -> FileHeader:
     header = read_header(path, datasets=datasets)
     if header is None:
         raise SeriesError(f"{path.name} is not a DICOM file", code="no_dicom", path=path, remedy="remove the file")
