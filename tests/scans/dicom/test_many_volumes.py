@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
 from pydicom.uid import generate_uid
 
 from medhybrid.scans import discover
@@ -26,7 +28,11 @@ def write_phases(folder: Path) -> None:
         d = pydicom.dcmread(path)
         d.SeriesInstanceUID, d.StudyInstanceUID, d.FrameOfReferenceUID = series, study, frame
         d.SOPInstanceUID = d.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        d.AcquisitionNumber = d.InstanceNumber = n + 1
+        d.InstanceNumber = n + 1
+        for frame_groups in d.PerFrameFunctionalGroupsSequence:
+            content = Dataset()
+            content.FrameAcquisitionNumber = n + 1
+            frame_groups.FrameContentSequence = Items([content])
         d.save_as(path)
 
 
