@@ -64,6 +64,11 @@ DOUBTFUL = re.compile(r"l(?:[a-z]{2}|[va][\W_]?[a-z]+|[si]pv)")
 MIN_LETTERS = 4
 """Length of a word that names a side also where no label of the other side exists; shorter ones have other meanings."""
 
+SHORT_SIDE = re.compile(
+    r"[^\W\d_]{3}[^\W_]*[ _.-](?:[lr]|[lr]t|[lr]h)$|^(?:[lr]t|[lr]h|[lr])[ _.-](?=[^\W\d_]{3})", re.IGNORECASE
+)
+"""A letter or abbreviation of a side at either end of a name, as in treatment planning: `Parotid_L`, `Lt parotid`."""
+
 OF_HEART = re.compile(
     r"heart|cardia|coronar|myocard|epicard|endocard|[lr]?atri(um|a|al)|[lr]?vent(ric\w*)?$"
     r"|[lr]?v(bp|myo|endo|epi|wall|cav|cavity|blood|pool|bloodpool)$"
@@ -162,7 +167,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _names_side(name: str) -> bool:
-    return any(w in OTHER_SIDE and len(w) >= MIN_LETTERS for w in _words(name))
+    return any(w in OTHER_SIDE and len(w) >= MIN_LETTERS for w in _words(name)) or SHORT_SIDE.search(name) is not None
 
 
 def _is_of_heart(name: str) -> bool:

@@ -16,6 +16,7 @@ from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.data.load import load_image
+from medhybrid.draft.places import Place, opposite_sides, place_of
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.dicom.references import read_masks, reference_kind, reference_names
 from medhybrid.scans.slicer_segments import segments_of_nrrd
@@ -62,18 +63,34 @@ def on_missing(counts: Mapping[str, int], n_masks: int) -> tuple[str, ...]:
     )
 
 
-def median_volumes_ml(cases: Sequence[Case], labels: Iterable[str], config: DataConfig) -> dict[str, float]:
-    """Return the median volume of each segment in a few DICOM SEG or RTSTRUCT masks; cases that cannot be read are skipped."""
+def measure_segments(
+    cases: Sequence[Case], labels: Sequence[str], config: DataConfig
+) -> tuple[dict[str, float], tuple[tuple[str, str], ...]]:
+    """Measure a few DICOM SEG or RTSTRUCT masks; cases that cannot be read are skipped.
+
+    Returns
+    -------
+    volumes_ml : dict
+        Segment to its median volume.
+    sides : tuple of (str, str)
+        Labels that always lie on opposite sides; see `opposite_sides`.
+    """
     known = {joined_words(n): n for n in labels}
+    values = {n: v for v, n in enumerate(labels, start=1)}
     found: dict[str, list[float]] = {}
+    places: list[Place] = []
     for case in cases[:: max(1, len(cases) // MAX_MEASURED)][:MAX_MEASURED]:
         with suppress(MedHybridError, OSError):
             image = load_image(case, config, ScansConfig())
             path = case.mask.paths[0] if case.mask is not None else Path()
             names = [n for n in reference_names(path) if joined_words(n) in known]
+            joint = np.zeros(image.grid.shape, np.uint16)
             for name, mask in read_masks(path, image, names).items():
                 found.setdefault(known[joined_words(name)], []).append(float(mask.sum()) * image.grid.voxel_ml)
-    return {name: float(np.median(volumes)) for name, volumes in found.items()}
+                joint[mask] = values[known[joined_words(name)]]
+            places += [place] if (place := place_of(joint, image.affine)) else []
+    volumes_ml = {name: float(np.median(volumes)) for name, volumes in found.items()}
+    return volumes_ml, opposite_sides(places, {n: (v,) for n, v in values.items()})
 
 
 def names_in_mask(path: Path) -> list[str]:

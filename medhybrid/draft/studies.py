@@ -22,6 +22,9 @@ NO_TARGET = re.compile(
 )
 """Structures of treatment planning that are no targets of a segmentation."""
 
+LOCALIZER = re.compile(r"locali[sz]er|scout|survey|topogram|surview|(?<![a-z])loc(?![a-z])", re.IGNORECASE)
+"""Words of series that are no channels."""
+
 MIN_SHARE = 0.2
 """Segments in fewer masks are ignored."""
 
@@ -159,8 +162,8 @@ def _channels(
 ) -> tuple[list[str], dict[str, str], list[str]]:
     """Return channels with the pattern of each: the series descriptions that nearly every study has once.
 
-    If the masks refer to series with other descriptions, or each study has several CT series, the series that the mask
-    refers to is the only channel.
+    If most masks refer to series with other descriptions, or each study has several CT series, the series that the mask refers
+    to is the only channel. Otherwise, the series that most masks refer to comes first: the others are resampled to its grid.
 
     Parameters
     ----------
@@ -178,15 +181,18 @@ def _channels(
     if not shared:
         most = counts.most_common(1)
         shared = [most[0][0]] if most else []
+    shared = [d for d in shared if not LOCALIZER.search(d)] or shared
     are_ct = all(e.modality == "CT" for images in studies for e in images)
-    described = {e.description.strip() for images in drawn for e in images}
-    if all(len(images) == 1 for images in drawn) and (are_ct or not described <= set(shared)):
-        modality = Counter(images[0].modality for images in drawn).most_common(1)[0][0] or "image"
+    certain = [images[0] for images in drawn if len(images) == 1]
+    described = Counter(e.description.strip() for e in certain)
+    if 2 * len(certain) >= max(len(drawn), 1) and (are_ct or not described.keys() <= set(shared)):
+        modality = Counter(e.modality for e in certain).most_common(1)[0][0] or "image"
         return [modality], {modality: "*"}, ["some studies have several series; the mask tells which one is the image"]
     remarks = ["some studies have several series; the channels are those that nearly every study has"]
     if not shared:
         return ["image"], {"image": "*"}, [*remarks, "no series description is shared: set data.channel_map"]
-    names = {re.sub(r"[^\w.+-]+", "_", d).strip("_") or f"series_{i}": d for i, d in enumerate(sorted(shared))}
+    ordered = sorted(shared, key=lambda d: (-described[d], d))
+    names = {re.sub(r"[^\w.+-]+", "_", d).strip("_") or f"series_{i}": d for i, d in enumerate(ordered)}
     return list(names), {n: _escaped(d) for n, d in names.items()}, remarks
 
 

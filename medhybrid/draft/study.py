@@ -32,7 +32,7 @@ from medhybrid.draft.places import do_places_vary, opposite_sides
 from medhybrid.draft.refused_pairs import refuse_further_masks
 from medhybrid.draft.remarks import left_out, on_modalities, on_partly, on_sides, on_sizes
 from medhybrid.draft.samples import Samples, read_samples
-from medhybrid.draft.segments import count_segments, median_volumes_ml, on_missing
+from medhybrid.draft.segments import count_segments, measure_segments, on_missing
 from medhybrid.draft.series import series_folders
 from medhybrid.draft.stand_ins import lacked_channels
 from medhybrid.draft.studies import StudyRules, rules_of_studies
@@ -418,7 +418,7 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
             "with the columns case, subject, mask and one per channel",
         )
     pattern, reason = (None, "each folder of the dataset is a subject") if rules.lines else _subjects_of_studies(cases)
-    sizes = median_volumes_ml(cases, rules.labels, config)
+    sizes, sided = measure_segments(cases, list(rules.labels), config)
     # voxels in several segments get the last label, so that a lesion in an organ stays a lesion
     ordered = sorted(rules.labels, key=lambda n: -sizes.get(n, 0.0))
     return Draft(
@@ -438,8 +438,9 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
         rules=rules,
         ignores_others=rules.has_others,
         table=rules.lines,
-        remarks=(*rules.remarks, *left_out(listed)),
+        remarks=(*on_sides(sided), *rules.remarks, *left_out(listed)),
         masks=_masks_of(listed),
+        sided=sided,
     )
 
 

@@ -12,7 +12,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import TABLE, Match, match_channels, matches, read_channel_table, refuse_lost, unused_rows
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, strip_suffix, subject_of
-from medhybrid.data.layouts.drawn_on import drawn_on
+from medhybrid.data.layouts.drawn_on import drawn_on, refers_to_series
 from medhybrid.data.layouts.image_masks import discover_with_masks
 from medhybrid.data.layouts.patients import first_study_of_patient, with_patients
 from medhybrid.errors import DataError, item_error
@@ -34,6 +34,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     wanted = [(c.name, c.optional) for c in config.channels]
     cases: list[Case] = []
     notes: list[Note] = []
+    know_series = any(drawn_on(m, members) for members in by_study.values() for m in members if m.modality in KINDS)
     for study, members in by_study.items():
         masks = _masks_of(members, config, study)
         images = [e for e in members if not (e in masks or _is_other_mask(e, config) or e.problem or e.skip_reason)]
@@ -43,6 +44,8 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
             subject = subject_of(config, study)
             mask = _only_mask(masks, config.mask_pattern, study)
             matched = _match_with_mask(config, study, images, lost, table, mask)
+            if know_series and not drawn_on(mask, members):
+                _refuse_absent_series(mask, study)
         except Exception as error:
             problem = _problem(error, study)
             cases.append(Case(study, subject, (), None, problem=problem, is_labelled=bool(masks)))
@@ -195,6 +198,20 @@ def _match_with_mask(
         if len(config.channels) != 1 or len(named) != 1:
             raise
         return _match(config, study, named, lost, table)
+
+
+def _refuse_absent_series(mask: ScanEntry, study: str) -> None:
+    """Raise `DataError` if a SEG or RTSTRUCT refers to series, none of which is in its study.
+
+    In a dataset whose masks refer to none of the series, as some anonymisers leave them, this shows nothing.
+    """
+    if mask.modality in KINDS and refers_to_series(mask):
+        raise DataError(
+            f"study {study}: its mask was drawn on a series that is not in the study",
+            expected="the series that the SEG or RTSTRUCT refers to",
+            found=f"other series only, beside {mask.paths[0].name}",
+            remedy="add the series, or remove the mask",
+        )
 
 
 def _studies_of_scans(
