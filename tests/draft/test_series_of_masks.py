@@ -1,0 +1,119 @@
+"""In studies of several series, the masks tell the image; their sides are found in names and in places."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import generate_uid
+
+from medhybrid.data.layouts import Listing, list_dataset
+from medhybrid.data.sides import find_sides
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_scan
+from medhybrid.steps.init import Initialised, init_study
+from tests.scans.dicom.test_awkward import edit_all
+
+SHAPE = (16, 14, 8)
+AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
+
+
+def write_series(folder: Path, seed: int, description: str, *, modality: str = "MR", step: float = 2.0) -> None:
+    affine = np.diag([-1.0, -1.0, step, 1.0])
+    array = np.random.default_rng(seed).integers(0, 900, SHAPE).astype(np.uint16)
+    paths = write_mr_series(folder, array, affine, description=description, study=f"s{seed % 100}", case=f"c{seed}")
+    edit_all(paths, lambda d, _: d.update({"Modality": modality, "PatientID": f"P{seed % 100}"}))
+
+
+def write_mask(folder: Path, series: Path, labels: dict[str, int], *, seed: int = 0) -> None:
+    scan = read_scan(series)
+    mask = np.zeros(scan.array.shape[1:], np.uint8)
+    mask[2:6, 3:7, 2:5] = 1
+    if len(labels) > 1:
+        mask[10:14, 3:7, 2:5] = 2
+    folder.mkdir(parents=True, exist_ok=True)
+    write_seg(folder / "seg.dcm", mask, scan, SegInfo(labels, "0"))
+
+
+def drafted(root: Path) -> tuple[Initialised, Listing]:
+    made = init_study(root / "d", root / "study.yaml")
+    return made, list_dataset(made.config.data)
+
+
+def test_one_study_without_its_series_does_not_change_the_image_of_the_others(tmp_path: Path) -> None:
+    for i in range(4):
+        study = tmp_path / "d" / f"P{i}"
+        write_series(study / "CT", i, "Planning CT", modality="CT")
+        write_series(study / "CBCT", 100 + i, "CBCT", modality="CT")
+        write_mask(study / "SEG", study / "CT", {"GTV": 1})
+    shutil.rmtree(tmp_path / "d" / "P3" / "CT")
+
+    _, listing = drafted(tmp_path)
+
+    used = {c.name: [f.paths[0].parent.name for f in c.images if f] for c in listing.cases if c.problem is None}
+    assert used == {f"P{i}": ["CT"] for i in range(3)}
+    (problem,) = (str(c.problem) for c in listing.cases if c.problem is not None)
+    assert "study P3: its mask was drawn on a series that is not in the study" in problem
+
+
+def test_masks_whose_references_an_anonymiser_lost_are_used(tmp_path: Path) -> None:
+    for i in range(4):
+        study = tmp_path / "d" / f"P{i}"
+        write_series(study / "CT", i, "CT", modality="CT")
+        write_mask(study / "SEG", study / "CT", {"GTV": 1})
+        d = pydicom.dcmread(study / "SEG" / "seg.dcm")
+        d.ReferencedSeriesSequence[0].SeriesInstanceUID = generate_uid()
+        d.save_as(study / "SEG" / "seg.dcm")
+
+    _, listing = drafted(tmp_path)
+
+    assert [c.problem for c in listing.cases] == [None] * 4
+
+
+@pytest.mark.parametrize(("other", "drawn"), [("ADC", "T2 ax"), ("AC PET", "CT WB"), ("Z last", "A first")])
+def test_the_series_that_masks_were_drawn_on_is_the_grid(other: str, drawn: str, tmp_path: Path) -> None:
+    for i in range(4):
+        study = tmp_path / "d" / f"P{i}"
+        write_series(study / "one", 100 + i, other, step=4.0)
+        write_series(study / "two", i, drawn)
+        write_series(study / "three", 200 + i, "3-plane localizer", step=5.0)
+        write_mask(study / "SEG", study / "two", {"GTV": 1})
+
+    made, listing = drafted(tmp_path)
+
+    assert [c.name for c in made.config.data.channels] == [d.replace(" ", "_") for d in (drawn, other)]
+    assert [f.paths[0].parent.name for f in listing.cases[0].images if f] == ["two", "one"]
+
+
+def test_segments_that_always_lie_on_opposite_sides_are_not_mirrored(tmp_path: Path) -> None:
+    for i in range(4):
+        study = tmp_path / "d" / f"P{i}"
+        write_series(study / "CT", i, "CT", modality="CT")
+        write_mask(study / "SEG", study / "CT", {"PG1": 1, "PG2": 2})
+
+    made, _ = drafted(tmp_path)
+
+    assert made.config.prepare.mirror_axes == ()
+    assert set(made.draft.sided[0]) == {"PG1", "PG2"}
+
+
+@pytest.mark.parametrize(
+    "name", ["Parotid_L", "Parotid L", "Lt parotid", "RT_Kidney", "Kidney-R", "Lung_LT", "L Femur"]
+)
+def test_a_single_side_in_the_form_of_treatment_planning_is_not_mirrored(name: str) -> None:
+    assert find_sides([name, "GTV"]).obstacle == f"{name} names a side, and no label is its other side"
+
+
+@pytest.mark.parametrize(
+    "name", ["L5", "GTV", "Rib", "T1_L", "LV", "label", "lesion", "class r2", "Vertebra_L1", "ctr"]
+)
+def test_other_letters_are_no_sides(name: str) -> None:
+    assert find_sides([name, "other"]).obstacle == ""
+
+
+def test_a_pair_of_such_names_is_exchanged() -> None:
+    assert find_sides(["Parotid_L", "Parotid_R", "GTV"]).pairs == (("Parotid_L", "Parotid_R"),)
