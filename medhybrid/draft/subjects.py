@@ -74,8 +74,14 @@ COPY_OF_SCAN = re.compile(rf"^(?:(?:{AUGMENTED})[_.\- ]+)*(.+?)(?:[_.\- ]+(?:{AU
 SEQUENCE = r"e[ds]|t[12](?!\d)[^\W_]*|flair|adc|dwi|pd(?!\d)[^\W_]*"
 """Words for a phase of the heart, or a sequence of MR."""
 
+STAGE = (
+    r"pre[\-_]?op|post[\-_]?op|vor|nach|avant|apr[eè]s|antes|despu[eé]s|links|rechts|gauche|droite?|arteri\w+|(?:portal)?ven\w+|art|nativ\w*"
+    r"|delayed|t\d"
+)
+"""Words for a stage of treatment, a side, or a phase of contrast, of folders with the same people."""
+
 VISIT_FIRST = re.compile(
-    rf"^(?:(?:{VISIT}|[vm]\d{{1,2}}|(?:visit|scan|ses)[_\-]?\d{{1,2}}|[lr]|left|right|[lr]h|o[ds]|{SEQUENCE})[_.\-]|(?:left|right|pre|post|[lr]h|o[ds])(?=\d))(.+)$",
+    rf"^(?:(?:{VISIT}|{STAGE}|[vm]\d{{1,2}}|(?:visit|scan|ses)[_\-]?\d{{1,2}}|[lr]|left|right|[lr]h|o[ds]|{SEQUENCE})[_.\-]|(?:left|right|pre|post|[lr]h|o[ds])(?=\d))(.+)$",
     re.IGNORECASE,
 )
 """A name that begins with the visit, side, phase or sequence: `baseline_001`, `OD_001`, `ED_P1`, `T1_P1`, `left001`."""
@@ -88,6 +94,13 @@ FOLLOWED = re.compile(rf"^(.+?)(?:[_.\- ](?:{VISIT}))?$", re.IGNORECASE)
 
 IDENTIFIER = re.compile(r"\d{3,}$")
 """End of a name that is the number of a person."""
+
+PERSON = re.compile(
+    r"(?!visit|scan|ses|day|week|month|tp|time|frame|slice|sl\d|run|rep|fu|v\d|t\d|z\d|tile|patch|crop)"
+    r"[^\W\d_]+[\-_]?\d{2,}",
+    re.IGNORECASE,
+)
+"""Identifier of a person after the name of a group: `ID001`."""
 
 HASH = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{6,}", re.IGNORECASE)
 """Identifier of a person in hexadecimal digits."""
@@ -246,6 +259,13 @@ def _doubt(names: Sequence[str]) -> str:
     """Return a text on names that end in numbers, if these may be slices, or subjects with scans in two groups; or empty."""
     for separator in ("_", "-", "."):
         parts = [n.rsplit(separator, 1) for n in names]
+        if all(len(p) == 2 and p[0] for p in parts) and _are_identifiers(parts):
+            groups = Counter(p[0] for p in parts)
+            person, n = Counter(p[1] for p in parts).most_common(1)[0]
+            if _are_kinds(groups) and n > 1:
+                pattern = f"{re.escape(separator)}([^{re.escape(separator)}]+)$"
+                kinds = " and ".join(sorted(p[0] for p in parts if p[1] == person)[:2])
+                return f"{EACH_IS_ONE}. If {person} is one subject in {kinds}, set {SUBJECT_PATTERN} to {pattern}"
         if all(len(p) == 2 and p[0] and p[1].isdecimal() for p in parts):
             groups = Counter(p[0] for p in parts)
             name, most = groups.most_common(1)[0]
@@ -422,7 +442,7 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
         all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups) and not _are_dates(parts)
     ):
         return None
-    if _are_sites(groups, parts):
+    if _are_sites(groups, parts) or (_are_kinds(groups) and is_repeated and _are_identifiers(parts)):
         return None
     are_people = all(IDENTIFIER.search(first) or HASH.fullmatch(first) for first, n in groups.items() if n > 1)
     are_numbers = all(IDENTIFIER.fullmatch(last) and not DATED.fullmatch(last) for _, last in parts)
@@ -457,6 +477,16 @@ def _are_dates(parts: Sequence[Sequence[str]]) -> bool:
     """Return whether names end in the dates of visits, which two persons do not share."""
     dates = [p[-1] for p in parts]
     return len(set(dates)) == len(dates) and all(map(DATED.fullmatch, dates))
+
+
+def _are_kinds(groups: Counter[str]) -> bool:
+    """Return whether names are those of a few kinds, without a number, such as sites and scanners."""
+    return 1 < len(groups) < MIN_PEOPLE and not any(re.search(r"\d", name) for name in groups)
+
+
+def _are_identifiers(parts: Sequence[Sequence[str]]) -> bool:
+    """Return whether names end in identifiers of people, and not in the numbers of visits or dates."""
+    return not _are_dates(parts) and all(PERSON.fullmatch(p[-1]) and not VISIT_FOLDER.fullmatch(p[-1]) for p in parts)
 
 
 def _are_two_kinds(groups: Counter[str]) -> bool:

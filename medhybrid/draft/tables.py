@@ -23,7 +23,21 @@ from medhybrid.tables import Table, read_table
 
 CASE_WORDS = ("case", "caseid", "casename", "id", "name", "scan", "scanid", "imageid", "study", "studyid", "uid")
 PERSON_WORDS = frozenset(
-    {"patient", "subject", "participant", "person", "individual", "volunteer", "proband", "donor", "animal", "mouse"}
+    {
+        *(
+            "patient",
+            "subject",
+            "participant",
+            "person",
+            "individual",
+            "volunteer",
+            "proband",
+            "donor",
+            "animal",
+            "mouse",
+        ),
+        *("patienten", "patientin", "pat", "probanden", "paciente", "pacientes", "sujet", "sujeto", "paziente"),
+    }
 )
 SOURCE_WORDS = frozenset(
     {"video", "sequence", "seq", "clip", "slide", "wsi", "lesion", "volunteer", "specimen", "block"}
@@ -31,7 +45,7 @@ SOURCE_WORDS = frozenset(
 """Words for what several images are of, without the person."""
 
 IDENTIFIER_WORDS = frozenset(
-    {"id", "ids", "no", "nr", "num", "number", "code", "key", "uid", "name", "index", "dicom", "anon"}
+    {"id", "ids", "no", "nr", "num", "number", "nummer", "code", "key", "uid", "name", "index", "dicom", "anon"}
 )
 """Words that a column of subjects may have: `PatientNumber`, `dicom_patient_id`, `donor`."""
 

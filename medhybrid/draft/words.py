@@ -61,6 +61,9 @@ MASK_WORDS = frozenset(
         "tumormask",
         "structures",
         *("aseg", "aparc", "wmparc", "parcellation", "parcellations"),
+        *("maske", "masken", "segmentierung", "segmentierungen", "kontur", "konturen"),
+        *("masque", "masques", "mascara", "mascaras", "máscara", "máscaras", "maschera", "maschere"),
+        *("etiqueta", "etiquetas", "etiquette", "etiquettes", "étiquette", "étiquettes"),
     }
 )
 """Words of file and folder names that mean a reference mask, in lower case."""
@@ -97,6 +100,7 @@ IMAGE_WORDS = frozenset(
         "training",
         "tr",
         "jpegimages",
+        *("bild", "bilder", "aufnahme", "aufnahmen", "imagen", "imagenes", "imágenes", "immagine", "immagini"),
     }
 )
 """Words that every image may have and that name no channel."""

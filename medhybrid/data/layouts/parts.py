@@ -17,18 +17,24 @@ SPLIT_NAMES = ("split", "set", "subset", "partition")
 """Columns of tables, and keys of lists, that may assign cases to training, validation and testing."""
 
 PARTS = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("train", "training", "tr", "entrenamiento", "entrainement", "addestramento", "xunlian"), "train"),
     **dict.fromkeys(
         ("val", "valid", "validation", "validate", "validating", "dev", "eval", "evaluation", "tuning"), "validation"
     ),
+    **dict.fromkeys(("validierung", "validacion", "validazione", "yanzheng"), "validation"),
     **dict.fromkeys(("test", "testing", "ts", "holdout", "heldout", "unseen"), "test"),
+    **dict.fromkeys(("prüfung", "pruefung", "prueba", "pruebas", "prova", "ceshi"), "test"),
 }
-"""Words for the three parts, in lower case and without separators and `FILLERS`."""
+"""Words for the three parts, in lower case and without separators, accents and `FILLERS`; also in a few other languages."""
 
-FILLERS = re.compile(r"(?<=.)(dataset|subset|set|data|cohort|cases|case|split|part|group|scans|images)$")
+FILLERS = re.compile(
+    r"(?<=.)(dataset|subset|set|data|cohort|cases|case|split|part|group|scans|images|s?daten(satz)?|s?f(ä|ae)lle|s?menge|s?fall)$"
+)
 
 OUTSIDE = re.compile(r"^(external|independent|unseen|blind|hidden|final)(?=.)|(?<=.)(external|independent|unseen)$")
 """Words beside one for a part that make it a part for testing: `external_validation`."""
+
+ACCENTS = str.maketrans("áàâéèêíîóôúû", "aaaeeeiioouu")
 
 SHOWN = 5
 
@@ -38,6 +44,7 @@ def part_of(text: object) -> str | None:
     if not isinstance(text, str):
         return None
     word = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
+    word = word.translate(ACCENTS)
     plain = FILLERS.sub("", word)
     if found := PARTS.get(word) or PARTS.get(plain):
         return found
