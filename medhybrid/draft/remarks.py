@@ -7,8 +7,10 @@ from pathlib import Path
 
 from medhybrid.data.channel_words import names_channel
 from medhybrid.data.layouts import Case
+from medhybrid.data.layouts.datalist import datalists_below
 from medhybrid.draft.samples import Samples
 from medhybrid.draft.words import CT_WORDS, MR_WORDS
+from medhybrid.names import printable_path
 
 ONE_CHANNEL = "one channel has all of them; to train on one, move the others away"
 
@@ -66,4 +68,12 @@ def on_sides(pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
         f"{one} and {other} always lie on opposite sides{more}, and their names do not say so: mirroring is off. If they are "
         "the right and the left one of a structure, name them so in data.labels (kidney_right, kidney_left), and remove "
         "prepare.mirror_axes: mirroring then exchanges them",
+    )
+
+
+def on_lists_below(root: Path) -> tuple[str, ...]:
+    """Return a remark on data lists in folders of a dataset: their cases for testing, folds and channels are not used."""
+    return tuple(
+        f"{printable_path(path)} is not used, nor its parts and folds: copy it to the dataset's folder, with paths from there"
+        for path in datalists_below(root)[:3]
     )

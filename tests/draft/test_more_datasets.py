@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -331,3 +332,105 @@ def test_people_in_the_folders_of_cohorts_are_subjects(tmp_path: Path) -> None:
     _, listing, _ = initialised(tmp_path)
 
     assert len({c.subject for c in listing.cases}) == 16
+
+
+def write_groups(root: Path, groups: list[str], people: list[str]) -> None:
+    """Write a pair of image and mask of each person in each group."""
+    for g, group in enumerate(groups):
+        for i, person in enumerate(people):
+            image, mask = blob_case(10 * g + i, SHAPE)
+            save_nifti(root / "d" / group / f"images/{person}.nii.gz", image)
+            save_nifti(root / "d" / group / f"masks/{person}.nii.gz", mask)
+
+
+@pytest.mark.parametrize("n", [5, 8, 12])
+@pytest.mark.parametrize("groups", [["preop", "postop"], ["T0", "T1"], ["links", "rechts"], ["arteriell", "venoes"]])
+def test_the_same_people_in_folders_of_stages_are_kept_together(groups: list[str], n: int, tmp_path: Path) -> None:
+    write_groups(tmp_path, groups, [f"ID{i:03d}" for i in range(n)])
+
+    _, listing, _ = initialised(tmp_path)
+
+    assert len({c.subject for c in listing.cases}) == n
+
+
+@pytest.mark.parametrize("groups", [["Bonn", "Köln"], ["HCC", "CCC"], ["Siemens", "Philips", "GE"]])
+def test_a_few_groups_are_not_people_and_the_doubt_is_said(groups: list[str], tmp_path: Path) -> None:
+    write_groups(tmp_path, groups, [f"ID{i:03d}" for i in range(6)])
+
+    _, listing, messages = initialised(tmp_path)
+
+    assert len({c.subject for c in listing.cases}) == len(listing.cases)
+    assert any("each case counts as a subject. If id000 is one subject in" in m for m in messages)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Trainingsdaten", "Testdaten"),
+        ("Trainingsfälle", "Testfälle"),
+        ("entrenamiento", "prueba"),
+        ("xunlian", "ceshi"),
+    ],
+)
+def test_folders_for_testing_in_other_languages_do_not_train(train: str, test: str, tmp_path: Path) -> None:
+    for i in range(8):
+        image, mask = blob_case(i, SHAPE)
+        folder = tmp_path / "d" / (test if i > 5 else train)
+        save_nifti(folder / f"00{i}.nii.gz", image)
+        save_nifti(folder / f"00{i}_seg.nii.gz", mask)
+
+    _, listing, _ = initialised(tmp_path)
+
+    assert len(listing.cases) == 6
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("Bilder", "Masken"),
+        ("imagenes", "etiquetas"),
+        ("images", "masques"),
+        ("immagini", "maschere"),
+        ("CT", "Segmentierung"),
+    ],
+)
+def test_words_for_masks_in_other_languages_are_known(images: str, masks: str, tmp_path: Path) -> None:
+    for i in range(5):
+        image, mask = blob_case(i, SHAPE)
+        save_nifti(tmp_path / "d" / images / f"Fall_{i}.nii.gz", image)
+        save_nifti(tmp_path / "d" / masks / f"Fall_{i}.nii.gz", mask)
+
+    _, listing, messages = initialised(tmp_path)
+
+    assert len(listing.cases) == 5
+    assert not any("by their values" in m for m in messages)
+
+
+@pytest.mark.parametrize("column", ["Patienten-ID", "PatientenID", "Pat.-Nr.", "paciente", "sujet"])
+def test_columns_of_people_and_parts_in_other_languages_are_used(column: str, tmp_path: Path) -> None:
+    lines = [f"Fall;{column};Alter;Datensatz;split"]
+    for i in range(8):
+        image, mask = blob_case(i, SHAPE)
+        save_nifti(tmp_path / "d" / f"images/Fall{i}.nii.gz", image)
+        save_nifti(tmp_path / "d" / f"masks/Fall{i}.nii.gz", mask)
+        lines.append(f"Fall{i};P{i // 2};60;;{'Training' if i < 4 else 'Validierung' if i < 6 else 'Prüfung'}")
+    (tmp_path / "d" / "Patienten.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    _, listing, _ = initialised(tmp_path)
+
+    assert {c.name: c.subject for c in listing.cases} == {f"Fall{i}": f"P{i // 2}" for i in range(6)}
+    assert {c.name for c in listing.cases if c.fold == 0} == {"Fall4", "Fall5"}
+
+
+def test_a_data_list_in_a_folder_below_is_named(tmp_path: Path) -> None:
+    for i in range(4):
+        image, mask = blob_case(i, SHAPE)
+        save_nifti(tmp_path / "d" / f"imgs/c{i}.nii.gz", image)
+        save_nifti(tmp_path / "d" / f"lbls/c{i}.nii.gz", mask)
+    listed = [{"image": f"imgs/c{i}.nii.gz", "label": f"lbls/c{i}.nii.gz"} for i in range(4)]
+    (tmp_path / "d" / "lists").mkdir()
+    (tmp_path / "d" / "lists" / "fold0.json").write_text(json.dumps({"training": listed[:3], "testing": listed[3:]}))
+
+    _, _, messages = initialised(tmp_path)
+
+    assert any(m.startswith("lists/fold0.json is not used, nor its parts and folds") for m in messages)

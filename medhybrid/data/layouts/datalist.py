@@ -49,6 +49,9 @@ KEYS = {
 }
 """Keys of the parts of a data list."""
 
+MAX_BELOW = 20
+"""Largest number of JSON files in folders below that are read."""
+
 OTHER_LABEL_KEYS = ("labels", "mask", "seg", "segmentation", "annotation", "gt", "target")
 """Keys of other software for the mask of an entry, which a message names."""
 
@@ -66,6 +69,12 @@ def find_datalists(root: Path) -> list[Path]:
     if (root / "dataset.json").is_file():
         return [root / "dataset.json"] if _is_datalist(root / "dataset.json") else []
     return [p for p in sorted(root.glob("*.json")) if p.is_file() and p.name[0] != "." and _is_datalist(p)]
+
+
+def datalists_below(root: Path) -> list[Path]:
+    """Return the data lists in folders of a folder, relative to it, which are not used."""
+    found = [p for level in ("*", "*/*") for p in sorted(root.glob(f"{level}/*.json")) if p.name[0] != "."]
+    return [p.relative_to(root) for p in found[:MAX_BELOW] if p.is_file() and _is_datalist(p)]
 
 
 def json_files(root: Path) -> list[str]:
