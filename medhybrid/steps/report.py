@@ -105,6 +105,15 @@ def report(
     known = by_predictions(known, {unicodedata.normalize("NFC", p.case): folder for p in predictions}) or known
     for message in doubled.values():
         reporter.message(f"{message}: neither is used")
+    cases = {unicodedata.normalize("NFC", p.case) for p in predictions}
+    if references is not None and not known.keys() & cases:
+        shown = f"{len(known)} masks, such as {min(known)}" if known else "no mask"
+        reporter.message(
+            f"no reference is used: {references} has {shown}, and none of the name of a scan, such as {min(cases)}"
+        )
+    elif unused := sorted(known.keys() - cases):
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        reporter.message(f"references of no scan in the report: {', '.join(unused[:5])}{more}")
 
     labels_of = {unicodedata.normalize("NFC", case): names for case, names in (annotated or {}).items()}
 

@@ -12,6 +12,7 @@ from pydicom.uid import generate_uid
 
 from medhybrid.data.layouts import Listing, list_dataset
 from medhybrid.data.sides import find_sides
+from medhybrid.draft.segments import count_names
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
@@ -117,3 +118,12 @@ def test_other_letters_are_no_sides(name: str) -> None:
 
 def test_a_pair_of_such_names_is_exchanged() -> None:
     assert find_sides(["Parotid_L", "Parotid_R", "GTV"]).pairs == (("Parotid_L", "Parotid_R"),)
+
+
+def test_numbers_in_names_of_segments_stay_apart() -> None:
+    assert count_names([["LN 1-1", "Node 1.1"], ["LN 11", "node 1-1"], ["ln_1_1", "Node11"]]) == {
+        "LN 1-1": 2,
+        "Node 1.1": 2,
+        "LN 11": 1,
+        "Node11": 1,
+    }

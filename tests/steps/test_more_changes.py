@@ -206,3 +206,22 @@ def test_prepared_cases_are_those_of_the_present_order(config: StudyConfig) -> N
     medhybrid.preprocess(in_other_order(config))
 
     assert list(Plan.load(prepared_folder(config) / "plan.json").labels) == ["right", "left"]
+
+
+def test_references_that_fit_no_scan_are_named(predicted: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    _, references, out = predicted
+    (tmp_path / "empty").mkdir()
+    (references / "a.nii.gz").rename(references / "other.nii.gz")
+    texts = []
+    for folder in (tmp_path / "empty", references):
+        messages = Messages()
+        report(out, references=folder, reporter=messages)
+        texts.append(" ".join(messages.texts))
+    (references / "b.nii.gz").unlink()
+    messages = Messages()
+    report(out, references=references, reporter=messages)
+
+    assert "no reference is used" in texts[0]
+    assert "has no mask, and none of the name of a scan, such as a" in texts[0]
+    assert "references of no scan in the report: other" in texts[1]
+    assert any("has 1 masks, such as other, and none of the name of a scan" in m for m in messages.texts)

@@ -114,8 +114,14 @@ def _value_of(label: str, theirs: Mapping[str, int]) -> int | None:
 
 
 def joined_words(name: str) -> tuple[str, ...]:
-    """Return a label's words as one text for comparison, regardless of case, separators and spelling (`tumour`)."""
-    return ("".join(_in_order(name)),)
+    """Return a label's words as one text for comparison, regardless of case, separators and spelling (`tumour`).
+
+    Numbers stay apart: `LN 1-1` is not `LN 11`.
+    """
+    text = ""
+    for word in _in_order(name):
+        text += f"_{word}" if text[-1:].isdigit() and word[0].isdigit() else word
+    return (text,)
 
 
 def _words(name: str) -> tuple[str, ...]:
