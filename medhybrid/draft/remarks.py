@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from medhybrid.data.channel_words import names_channel
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.datalist import datalists_below
+from medhybrid.draft.pairs import Pair
 from medhybrid.draft.samples import Samples
-from medhybrid.draft.words import CT_WORDS, MR_WORDS
+from medhybrid.draft.words import CT_WORDS, MR_WORDS, names_group
 from medhybrid.names import printable_path
+
+MAX_FOLDERS, MIN_CASES = 4, 3
+"""Largest number of folders that may be datasets, and least number of cases in each."""
 
 ONE_CHANNEL = "one channel has all of them; to train on one, move the others away"
 
@@ -76,4 +82,26 @@ def on_lists_below(root: Path) -> tuple[str, ...]:
     return tuple(
         f"{printable_path(path)} is not used, nor its parts and folds: copy it to the dataset's folder, with paths from there"
         for path in datalists_below(root)[:3]
+    )
+
+
+def on_folders(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Return a remark if a few folders have images and masks each, and may be datasets of other structures."""
+    by_folder: dict[str, set[str]] = {}
+    n_cases: Counter[str] = Counter()
+    for pair in pairs:
+        files = [pair.mask, *pair.images.values()]
+        folders = {f.parts[0] for f in files if len(f.parts) > 1}
+        if len(folders) != 1:
+            return ()
+        folder = folders.pop()
+        n_cases[folder] += 1
+        by_folder.setdefault(folder, set()).update(pair.images)
+    names = sorted(by_folder)
+    are_few = 1 < len(names) <= MAX_FOLDERS and min(n_cases.values()) >= MIN_CASES
+    if not are_few or any(names_group(n) or re.search(r"\d", n) for n in names):
+        return ()
+    shown = ", ".join(map(printable_path, names))
+    return (
+        f"the folders {shown} are one dataset with the same labels. If they are several datasets, give the folder of one",
     )

@@ -37,7 +37,7 @@ def series_folders(root: Path) -> list[Path]:
 def find_units(root: Path, masks: Sequence[ScanEntry], images: Sequence[ScanEntry]) -> list[Unit]:
     """Return, for each mask, the largest folder below `root` that contains no other mask, with the images in it.
 
-    Masks without such a folder, or without an image in it, are omitted.
+    A mask without such a folder gets the image that it alone refers to, as one of two CTs of a patient. Others are omitted.
     """
     n_masks = Counter(folder for m in masks for folder in _folders(m, root))
     found = []
@@ -46,6 +46,13 @@ def find_units(root: Path, masks: Sequence[ScanEntry], images: Sequence[ScanEntr
         inside = [] if folder is None else [i for i in images if folder in _folders(i, root)]
         if folder is not None and inside:
             found.append(Unit(folder, mask, tuple(inside)))
+    paired = {u.mask.paths[0] for u in found}
+    drawn = {m.paths[0]: drawn_on(m, images) for m in masks if m.paths[0] not in paired}
+    n_drawn = Counter(i.paths[0] for of_mask in drawn.values() for i in of_mask)
+    for mask in masks:
+        of_mask = drawn.get(mask.paths[0], [])
+        if len(of_mask) == 1 and n_drawn[of_mask[0].paths[0]] == 1:
+            found.append(Unit(of_mask[0].paths[0].parent, mask, tuple(of_mask)))
     return found
 
 

@@ -79,9 +79,9 @@ def rules_of_studies(root: Path) -> StudyRules | None:
     for entry in images:
         if _folder(entry, root) in with_mask:
             studies.setdefault(_folder(entry, root), []).append(entry)
-    if not studies:
+    units = find_units(root, masks, images) if has_several or testing or not studies else []
+    if not studies and not units:
         return None
-    units = find_units(root, masks, images) if has_several or testing else []
     if units:  # visits of a patient, or folders of studies further below
         studies = {str(u.folder): list(u.images) for u in units}
         drawn = [drawn_on(u.mask, u.images) for u in units]
@@ -96,10 +96,20 @@ def rules_of_studies(root: Path) -> StudyRules | None:
         remarks.append(f"{len(testing)} series for testing, by the names of their folders")
     if units:
         lines = lines_of(units, {c: _plain(p) for c, p in rules.items()}, [*masks, *images])
-        if left := len(masks) - len(lines) + 1:
+        used = {line[2] for line in lines[1:]}
+        if len(lines) > 1 and (left := [m for m in masks if str(m.paths[0]) not in used]):
             remarks.append(
-                f"{left} masks are not used: they have no folder without other masks, with a folder for each series"
+                f"{len(left)} masks are not used, such as {', '.join(m.name for m in left[:3])}: an image has several masks, a "
+                "channel is missing, or series share a folder. Join the masks of an image, or list cases in a table cases.csv"
             )
+    flat = [e for e in (*masks, *images) if e.paths[0].parent == root]
+    if len(lines) < 2 and len(flat) > 1:
+        raise DataError(
+            f"the files of {len(flat)} series share the folder {printable_path(root.name)}",
+            expected="a folder for each series and each mask, in a folder for each study",
+            found=f"files such as {printable_path(flat[0].paths[0].name)} in the folder of the dataset",
+            remedy="sort the files into folders by StudyInstanceUID and SeriesInstanceUID",
+        )
     if testing and len(lines) < 2:  # the layout `studies` would train on them
         raise DataError(
             f"{printable_path(root)} has studies for testing, which would train",

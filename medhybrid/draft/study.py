@@ -30,7 +30,7 @@ from medhybrid.draft.pair_table import table_of_pairs, unique_names
 from medhybrid.draft.pairs import Pairs, find_pairs, image_files, mask_files
 from medhybrid.draft.places import do_places_vary, opposite_sides
 from medhybrid.draft.refused_pairs import refuse_further_masks
-from medhybrid.draft.remarks import left_out, on_lists_below, on_modalities, on_partly, on_sides, on_sizes
+from medhybrid.draft.remarks import left_out, on_folders, on_lists_below, on_modalities, on_partly, on_sides, on_sizes
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, measure_segments, on_missing
 from medhybrid.draft.series import series_folders
@@ -385,7 +385,14 @@ def _draft_pairs(name: str, root: Path, pairs: Pairs, names: JsonNames | None) -
         table=_with_whole_files(table.lines, base),
         subject_pattern=None,
         subject_reason=table.subject_reason,
-        remarks=(*base.remarks, *table.remarks, *unused, *on_lists_below(root), *pairs.left_out),
+        remarks=(
+            *base.remarks,
+            *table.remarks,
+            *unused,
+            *on_lists_below(root),
+            *on_folders(pairs.pairs),
+            *pairs.left_out,
+        ),
     )
 
 

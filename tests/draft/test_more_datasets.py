@@ -363,6 +363,16 @@ def test_a_few_groups_are_not_people_and_the_doubt_is_said(groups: list[str], tm
     assert any("each case counts as a subject. If id000 is one subject in" in m for m in messages)
 
 
+@pytest.mark.parametrize("folders", [["liver", "prostate"], ["Leber_Bonn", "Milz"]])
+def test_folders_that_may_be_several_datasets_are_named(folders: list[str], tmp_path: Path) -> None:
+    for folder in folders:
+        write_groups(tmp_path, [folder], [f"{folder}_{i}" for i in range(4)])
+
+    _, _, messages = initialised(tmp_path)
+
+    assert any(f"the folders {', '.join(sorted(folders))} are one dataset with the same labels" in m for m in messages)
+
+
 @pytest.mark.parametrize(
     ("train", "test"),
     [

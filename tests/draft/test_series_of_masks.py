@@ -13,6 +13,7 @@ from pydicom.uid import generate_uid
 from medhybrid.data.layouts import Listing, list_dataset
 from medhybrid.data.sides import find_sides
 from medhybrid.draft.segments import count_names
+from medhybrid.errors import DataError
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
@@ -88,6 +89,69 @@ def test_the_series_that_masks_were_drawn_on_is_the_grid(other: str, drawn: str,
 
     assert [c.name for c in made.config.data.channels] == [d.replace(" ", "_") for d in (drawn, other)]
     assert [f.paths[0].parent.name for f in listing.cases[0].images if f] == ["two", "one"]
+
+
+def test_each_of_two_series_of_a_patient_gets_the_mask_that_was_drawn_on_it(tmp_path: Path) -> None:
+    for i in range(3):
+        for k in range(2 if i < 2 else 1):
+            folder = tmp_path / "d" / f"COLL/P{i}/study"
+            write_series(folder / f"{k}-CT", 10 * i + k, "CT", modality="CT")
+            write_mask(folder / f"{k}-SEG", folder / f"{k}-CT", {"GTV": 1})
+            edit_all(sorted((folder / f"{k}-CT").iterdir()), lambda d, _, i=i: d.update({"PatientID": f"Q{i}"}))  # type: ignore[misc]
+
+    _, listing = drafted(tmp_path)
+
+    pairs = {
+        (c.images[0].paths[0].name[0], c.mask.paths[0].parent.name[0]) for c in listing.cases if c.images[0] and c.mask
+    }
+    assert pairs == {("0", "0"), ("1", "1")}
+    assert len(listing.cases) == 5
+    assert len({c.subject for c in listing.cases}) == 3
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("images/P{i}/CT", "segmentations/P{i}"), ("manifest-1/COLL/P{i}/st/1-CT", "manifest-2/COLL/P{i}/st/300-Seg")],
+)
+def test_masks_in_another_tree_are_joined_by_their_references(image: str, mask: str, tmp_path: Path) -> None:
+    for i in range(3):
+        write_series(tmp_path / "d" / image.format(i=i), i, "CT", modality="CT")
+        write_mask(tmp_path / "d" / mask.format(i=i), tmp_path / "d" / image.format(i=i), {"GTV": 1})
+
+    _, listing = drafted(tmp_path)
+
+    assert [c.problem for c in listing.cases] == [None] * 3
+    for case in listing.cases:
+        assert case.mask is not None
+        assert case.images[0] is not None
+        patient = next(p for p in case.mask.paths[0].parts if p in ("P0", "P1", "P2"))
+        assert patient in case.images[0].paths[0].parts
+
+
+def test_masks_of_one_image_are_named_as_not_used(tmp_path: Path) -> None:
+    for i in range(4):
+        write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
+        for k in range(2 if i == 3 else 1):
+            write_mask(
+                tmp_path / "d" / f"P{i}/S{k}", tmp_path / "d" / f"P{i}/CT", {"GTV": 1} if k == 0 else {"gtv 2": 1}
+            )
+
+    made, _ = drafted(tmp_path)
+
+    remarks = " ".join(made.draft.remarks)
+    assert "2 masks are not used, such as P3__S0, P3__S1: an image has several masks" in remarks
+
+
+def test_series_that_share_one_folder_are_refused_with_the_way_to_sort_them(tmp_path: Path) -> None:
+    for i in range(3):
+        write_series(tmp_path / "in" / f"P{i}", i, "CT", modality="CT")
+        write_mask(tmp_path / "in" / f"M{i}", tmp_path / "in" / f"P{i}", {"GTV": 1})
+    (tmp_path / "d").mkdir()
+    for path in sorted((tmp_path / "in").glob("*/*")):
+        shutil.copy(path, tmp_path / "d" / f"{path.parent.name}_{path.name}")
+
+    with pytest.raises(DataError, match=r"share the folder d.*by StudyInstanceUID and SeriesInstanceUID"):
+        init_study(tmp_path / "d", tmp_path / "study.yaml")
 
 
 def test_segments_that_always_lie_on_opposite_sides_are_not_mirrored(tmp_path: Path) -> None:
