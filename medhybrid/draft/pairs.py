@@ -170,6 +170,7 @@ def find_pairs(
     image_keys = {p: [w for w in words[p] if w not in of_images and w not in MASK_WORDS] for p in images}
     shared = common_words([words[p] for p in images])
     assigned = assign_more_images(mask_keys, image_keys, shared, assign_images(mask_keys, image_keys, shared))
+    mask_keys, assigned = _with_versions(mask_keys, image_keys, shared, assigned)
     if not any(assigned.values()):  # `scan_001` and `mask_1`
         mask_keys, image_keys = _unpadded(mask_keys), _unpadded(image_keys)
         assigned = assign_images(mask_keys, image_keys, {w.lstrip("0") or w for w in shared})
@@ -237,7 +238,14 @@ def find_pairs(
     if copies:
         left_out.append(f"{len(copies)} files in another format than their copies, such as {copies[0]}")
     left_out += [f"{n}: only {c} of {len(found)} cases have it" for n, c in several.items() if n not in channels]
-    if alone := [m for m in masks if m not in found and m not in named]:
+    alone = [m for m in masks if m not in found and m not in named]
+    of_images = {w for words in image_keys.values() for w in words}
+    with_mask = {tuple(mask_keys[m]) for m in found}
+    if further := [m for m in alone if tuple(w for w in mask_keys[m] if w in of_images) in with_mask]:
+        left_out.append(
+            f"{len(further)} further masks of images that have another one are not used, such as {further[0]}"
+        )
+    if alone := [m for m in alone if m not in further]:
         left_out.append(f"{len(alone)} masks without an image, such as {alone[0]}")
     if rivals:
         left_out.append(f"{len(rivals)} images have several masks: {rivals[0]}")
@@ -265,6 +273,27 @@ def _unpadded(keys: Mapping[Path, list[str]]) -> dict[Path, list[str]]:
     plain = {p: [w.lstrip("0") or "0" if w.isdecimal() else w for w in words] for p, words in keys.items()}
     n_alike = [len({(p.parent, *words) for p, words in of.items()}) for of in (keys, plain)]
     return plain if n_alike[0] == n_alike[1] else dict(keys)
+
+
+def _with_versions(
+    masks: dict[Path, list[str]], images: dict[Path, list[str]], shared: set[str], found: dict[Path, dict[str, Path]]
+) -> tuple[dict[Path, list[str]], dict[Path, dict[str, Path]]]:
+    """Assign images also to masks with words that no image has, such as `final` or a reader, if each image still has one mask.
+
+    Returns
+    -------
+    masks : dict
+        Words of the masks, without these words if more masks get images.
+    found : dict
+        Images of each mask by channel.
+    """
+    of_images = {w for words in images.values() for w in words}
+    plain = {m: [w for w in words if w in of_images or re.search(r"\d", w)] for m, words in masks.items()}
+    if all(found.values()) or len({tuple(words) for words in plain.values()}) < len(masks) or not all(plain.values()):
+        return masks, found
+    more = assign_images(plain, images, shared)
+    is_more = sum(map(bool, more.values())) > sum(map(bool, found.values()))
+    return (plain, more) if is_more and all(more[m] == of for m, of in found.items() if of) else (masks, found)
 
 
 def _without_file_numbers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -361,6 +362,45 @@ def test_a_few_groups_are_not_people_and_the_doubt_is_said(groups: list[str], tm
 
     assert len({c.subject for c in listing.cases}) == len(listing.cases)
     assert any("each case counts as a subject. If id000 is one subject in" in m for m in messages)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda i: f"labels/{'JS' if i < 4 else 'MK'}/P00{i}.nii.gz",
+        lambda i: f"labels/P00{i}_{'JS' if i < 4 else 'MK'}.nii.gz",
+        lambda i: f"labels/P00{i}_label{'_final' if i % 2 else ''}.nii.gz",
+        lambda i: f"labels/P00{i}_seg{'_corrected' if i == 2 else ''}.nii.gz",
+    ],
+    ids=["folder of a reader", "reader", "some are final", "one is corrected"],
+)
+def test_masks_with_words_that_only_some_have_fit_their_images(mask: Callable[[int], str], tmp_path: Path) -> None:
+    for i in range(8):
+        image, labels = blob_case(i, SHAPE)
+        save_nifti(tmp_path / "d" / f"images/P00{i}.nii.gz", image)
+        save_nifti(tmp_path / "d" / mask(i), labels)
+
+    _, listing, _ = initialised(tmp_path)
+
+    assert len(listing.cases) == 8
+    for case in listing.cases:
+        assert case.mask is not None
+        assert case.images[0] is not None
+        assert case.images[0].paths[0].name[:4] in case.mask.paths[0].name
+
+
+def test_a_further_version_of_a_mask_is_named_as_such(tmp_path: Path) -> None:
+    for i in range(6):
+        image, labels = blob_case(i, SHAPE)
+        save_nifti(tmp_path / "d" / f"case0{i}.nii.gz", image)
+        for end in ("seg", "seg_corrected_JS") if i in (2, 5) else ("seg",):
+            save_nifti(tmp_path / "d" / f"case0{i}_{end}.nii.gz", labels)
+
+    _, listing, messages = initialised(tmp_path)
+
+    assert len(listing.cases) == 6
+    wanted = "2 further masks of images that have another one are not used, such as case02_seg_corrected_JS.nii.gz"
+    assert any(wanted in m for m in messages)
 
 
 @pytest.mark.parametrize("folders", [["liver", "prostate"], ["Leber_Bonn", "Milz"]])
