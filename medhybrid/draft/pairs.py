@@ -195,7 +195,7 @@ def find_pairs(
         return joined
     if not found and rivals:
         raise DataError(
-            "images have several masks, and their names do not say which one is right",
+            "images have several masks, and their names do not show which one is right",
             expected="one mask for each image",
             found=f"{len(rivals)} such images; {rivals[0]}",
             remedy="list the right masks in a table cases.csv with the columns case, mask and one per channel",

@@ -95,7 +95,7 @@ def refuse_two_kinds(masks: dict[Path, list[str]], found: dict[Path, dict[str, P
 def two_kinds(n: int, first: Path, other: Path) -> DataError:
     """Return the error for `n` images with masks of two kinds, of which it names one each."""
     return DataError(
-        "images have masks of two kinds, and their names do not say which one is right",
+        "images have masks of two kinds, and their names do not show which one is right",
         expected="one mask for each image",
         found=f"{n} such images, with masks such as {first} and {other}",
         remedy="move the other masks to another folder, or list the right ones in a table cases.csv with the columns "

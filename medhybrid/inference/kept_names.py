@@ -47,8 +47,8 @@ def with_source(made: Prediction, item: WorkItem, deidentifier: Deidentifier | N
         stamps = [(item.case, *s[1:]) for s in stamps]
     elif made.status == "failed":
         stamps = [(os.path.abspath(s[0]), *s[1:]) for s in stamps]
-    told = {"places": places_of(item, deidentifier), "channel_assignment": channel_assignment_of(item.entries)}
-    return made.model_copy(update=told | {"stamps": stamps, "input_hash": input_hash})
+    changes = {"places": places_of(item, deidentifier), "channel_assignment": channel_assignment_of(item.entries)}
+    return made.model_copy(update=changes | {"stamps": stamps, "input_hash": input_hash})
 
 
 def keep_names(

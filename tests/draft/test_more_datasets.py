@@ -32,7 +32,7 @@ class Messages(Silent):
 
 
 def initialised(root: Path) -> tuple[StudyConfig, Listing, list[str]]:
-    """Return the config of a drafted study with its cases, and what `init` says."""
+    """Return the config of a drafted study with its cases, and the messages of `init`."""
     messages = Messages()
     made = init_study(root / "d", root / "study.yaml", reporter=messages)
     listing = list_dataset(made.config.data)

@@ -1,4 +1,4 @@
-"""In studies of several series, the masks tell the image; their sides are found in names and in places."""
+"""In studies of several series, masks determine the image; sides are found in names and in places."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_a_column_of_diagnoses_is_no_list_of_labels(tmp_path: Path) -> None:
 
 def test_numbers_in_a_column_for_parts_are_refused(tmp_path: Path) -> None:
     """They may be 0 for training and 2 for testing, and the test cases would train."""
-    with pytest.raises(DataError, match="numbers, which do not say what is for testing"):
+    with pytest.raises(DataError, match="numbers, which do not show what is for testing"):
         drafted(tmp_path, "case,T1,mask,split", [f"p{i},I,M,{i % 3}" for i in range(6)])
 
 

@@ -161,7 +161,7 @@ def split_column(table: Table, channels: Sequence[str], name: str) -> str:
     found = [c for c in columns if any(part_of(row[c]) for _, row in table.rows)]
     if coded := [c for c in columns if c not in found and _has_codes(table, c)]:
         raise DataError(
-            f"{name}: the column `{coded[0]}` has numbers, which do not say what is for testing",
+            f"{name}: the column `{coded[0]}` has numbers, which do not show what is for testing",
             expected="train, val or test",
             found=", ".join(sorted({row[coded[0]] for _, row in table.rows} - {""})[:5]),
             remedy="write these words in their place; if the numbers are folds, name the column `fold`; otherwise rename it",

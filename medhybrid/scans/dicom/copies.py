@@ -38,7 +38,7 @@ def without_copies(files: Sequence[tuple[Frame, ...]], load: Load) -> list[Frame
     """Return the frames of files without duplicate instances.
 
     Two files with the same SOPInstanceUID are duplicates if their frames have the same position, scaling and stored values,
-    regardless of the encoding. If all slices have one SOPInstanceUID, it says nothing.
+    regardless of the encoding. If all slices have one SOPInstanceUID, it is ignored.
 
     Raises
     ------
