@@ -16,6 +16,7 @@ from medhybrid.data.layouts.case_labels import CaseLabelsError
 from medhybrid.data.layouts.datalist import channel_words, json_files
 from medhybrid.data.layouts.label_files import files_of_mask
 from medhybrid.data.layouts.nnunet import channel_numbers
+from medhybrid.data.layouts.nnunet_folders import raw_folder, refuse_products
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.data.palettes import palette_findings
@@ -76,7 +77,9 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
     """
     if not root.is_dir():
         raise DataError(f"dataset folder {printable_path(root)} does not exist", remedy="check the path")
-    root = root.resolve()
+    given = root.resolve()
+    refuse_products(given)
+    root = raw_folder(given) or given
     names = read_names(root)
     chosen = NO_NAME.sub("_", name or (names.name if names else "") or root.name).strip("_.-") or "study"
     layout = _layout_of(root, names)
@@ -84,7 +87,8 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         if len(below) > 1:
             raise folder_of_datasets(root, below, "give the folder of one of them")
         draft = draft_study(below[0], name=name)
-        return replace(draft, remarks=(f"the dataset is in the folder {printable_path(below[0].name)}", *draft.remarks))
+        where = printable_path(below[0].relative_to(given))
+        return replace(draft, remarks=(f"the dataset is in the folder {where}", *draft.remarks))
     if layout == "studies" and (only := _only_folder(root)) and is_mask_path(only / "x"):  # images are in it, too
         draft = draft_study(root / only, name=name)
         return replace(draft, remarks=(f"the dataset is in the folder {printable_path(only)}", *draft.remarks))

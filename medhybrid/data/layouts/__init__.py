@@ -17,6 +17,7 @@ from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note,
 from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
 from medhybrid.data.layouts.dataset_names import refuse_contradictions, refuse_exchanged
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet, tests_in_folder
+from medhybrid.data.layouts.nnunet_folders import is_product, refuse_products
 from medhybrid.data.layouts.parts import keep_tests_out
 from medhybrid.data.layouts.studies import list_scans, list_studies
 from medhybrid.data.layouts.table import find_tables, has_table, list_table
@@ -51,6 +52,7 @@ def list_dataset(config: DataConfig) -> Listing:
     root = local_copy(config.root)
     if not root.is_dir():
         raise DataError(f"dataset folder {printable_path(root)} does not exist", remedy="check data.root")
+    refuse_products(root)
     layout = layout_of(config, root)
     if config.layout == "auto" and layout == "studies":
         _refuse_folder_of_datasets(root)
@@ -100,7 +102,8 @@ def _notes_on_context(cases: tuple[Case, ...], root: Path, config: DataConfig) -
 
 def datasets_below(root: Path) -> list[Path]:
     """Return the folders of a folder that are datasets of the Decathlon or nnU-Net, as in `nnUNet_raw`."""
-    return sorted(p for p in root.iterdir() if (p / "dataset.json").is_file() or (p / "imagesTr").is_dir())
+    found = (p for p in root.iterdir() if (p / "dataset.json").is_file() or (p / "imagesTr").is_dir())
+    return sorted(p for p in found if not is_product(p))
 
 
 def folder_of_datasets(root: Path, below: Sequence[Path], remedy: str) -> DataError:
