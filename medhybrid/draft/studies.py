@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,8 @@ def rules_of_studies(root: Path) -> StudyRules | None:
             found=f"files such as {printable_path(flat[0].paths[0].name)} in the folder of the dataset",
             remedy="sort the files into folders by StudyInstanceUID and SeriesInstanceUID",
         )
+    if len(lines) < 2:
+        _refuse_several_masks(masks, root)
     if testing and len(lines) < 2:  # the layout `studies` would train on them
         raise DataError(
             f"{printable_path(root)} has studies for testing, which would train",
@@ -141,6 +144,29 @@ def rules_of_studies(root: Path) -> StudyRules | None:
         remarks=tuple(remarks),
         lines=lines if len(lines) > 1 else [],
     )
+
+
+def _refuse_several_masks(masks: Sequence[ScanEntry], root: Path) -> None:
+    """Raise `DataError` if each study has several SEG or RTSTRUCT: they may be those of several readers."""
+    by_study: dict[str, list[ScanEntry]] = {}
+    for mask in masks:
+        by_study.setdefault(_folder(mask, root), []).append(mask)
+    if min(map(len, by_study.values())) < 2:
+        return
+    found = [f"{m.name} with {', '.join(_names_in(m)[:3]) or 'no segment'}" for m in next(iter(by_study.values()))]
+    raise DataError(
+        "each study has several SEG or RTSTRUCT",
+        expected="one with all labels for each image",
+        found="; ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else ""),
+        remedy="if they have different labels, join those of an image, for example in 3D Slicer; if they are of several "
+        "readers, list the right ones in a table cases.csv with the columns case, subject, mask and one per channel",
+    )
+
+
+def _names_in(mask: ScanEntry) -> list[str]:
+    with suppress(MedHybridError):
+        return reference_names(mask.paths[0])
+    return []
 
 
 def _without_outlines_beside_seg(masks: list[ScanEntry], images: list[ScanEntry]) -> list[ScanEntry]:

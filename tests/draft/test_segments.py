@@ -186,7 +186,7 @@ def test_the_seg_of_each_visit_is_its_mask(tmp_path: Path) -> None:
 def test_studies_without_a_usable_one_are_refused_with_the_reason(tmp_path: Path) -> None:
     write_dicom_study(tmp_path / "d" / "P0", "P0", ["RT1", "RT2"])
 
-    with pytest.raises(DataError, match=r"no usable study.*several masks match"):
+    with pytest.raises(DataError, match=r"each study has several SEG or RTSTRUCT.*P0__RT1 with GTV; P0__RT2"):
         init_study(tmp_path / "d", tmp_path / "c.yaml")
 
 

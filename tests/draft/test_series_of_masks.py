@@ -142,6 +142,18 @@ def test_masks_of_one_image_are_named_as_not_used(tmp_path: Path) -> None:
     assert "2 masks are not used, such as P3__S0, P3__S1: an image has several masks" in remarks
 
 
+def test_studies_with_several_masks_are_refused_with_their_labels(tmp_path: Path) -> None:
+    for i in range(3):
+        write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
+        for name in ("liver", "tumor"):
+            write_mask(tmp_path / "d" / f"P{i}/{name}", tmp_path / "d" / f"P{i}/CT", {name: 1})
+
+    with pytest.raises(
+        DataError, match=r"each study has several SEG.*with liver; .*with tumor.*join those of an image"
+    ):
+        drafted(tmp_path)
+
+
 def test_series_that_share_one_folder_are_refused_with_the_way_to_sort_them(tmp_path: Path) -> None:
     for i in range(3):
         write_series(tmp_path / "in" / f"P{i}", i, "CT", modality="CT")
