@@ -16,26 +16,33 @@ from medhybrid.scans.raster import is_raster
 
 VERSION_WORDS = frozenset(
     {
-        "corrected",
-        "correction",
-        "edited",
-        "final",
-        "fixed",
-        "new",
-        *("old", "previous", "prev", "backup", "bak", "initial", "draft", "silver", "gold"),
-        "revised",
-        "refined",
         "auto",
         "automatic",
+        "backup",
+        "bak",
+        "corrected",
+        "correction",
+        "draft",
+        "edited",
         "expert",
+        "final",
+        "fixed",
+        "gold",
+        "initial",
+        "new",
+        "old",
+        "prev",
+        "previous",
         "rater",
+        "refined",
+        "revised",
+        "silver",
     }
 )
 """Words for another version of a mask in the same folder."""
 
 MAX_ASKED = 8
 """Number of files whose kind is looked at."""
-
 
 MIN_OBJECTS = 6
 """Largest number of masks of an image from which on they may be one for each object."""
