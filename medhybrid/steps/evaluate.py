@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,9 @@ MAX_JOINT = 1000
 
 NUMBERED = re.compile(r"(.+)_\d+")
 """Name that `predict` gives a scan beside an earlier one of the same name."""
+
+MAX_LOOKED_AT = 1000
+"""Number of files that are looked at for the reason why there is no mask."""
 
 NO_PREDICTION = "no prediction: scored as empty"
 
@@ -223,8 +227,8 @@ def evaluate(
 def _remedy_for_folders_below(folders: Sequence[Path]) -> str:
     """Return the remedy for folders without masks that contain other folders; empty otherwise."""
     names = [printable_path(f) for f in folders if any(p.is_dir() and not p.name.startswith(".") for p in f.iterdir())]
-    if any(p.suffix.lower() == ".dcm" for f in folders for p in f.iterdir()):
-        return "save DICOM masks as NIfTI or NRRD: evaluate does not read SEG and RTSTRUCT"
+    if any(p.suffix.lower() == ".dcm" for f in folders for p in islice(f.rglob("*"), MAX_LOOKED_AT)):
+        return "save DICOM masks as NIfTI or NRRD, for example in 3D Slicer: evaluate does not read SEG and RTSTRUCT"
     return f"put the masks of {' and '.join(names)} into one folder: folders below are not searched" if names else ""
 
 

@@ -393,11 +393,12 @@ def test_a_reference_within_the_accepted_distance_is_scored(tmp_path: Path) -> N
     assert [s.dice for s in wide.scores] == [1]
 
 
-def test_references_in_dicom_are_refused_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["a.dcm", "a/SEG/1.dcm"])
+def test_references_in_dicom_are_refused_with_the_reason(place: str, tmp_path: Path) -> None:
     _, mask = box_and_mask()
     save_nifti(tmp_path / "masks" / "a.nii.gz", mask)
-    (tmp_path / "references").mkdir()
-    (tmp_path / "references" / "a.dcm").write_bytes(b"DICM")
+    (tmp_path / "references" / place).parent.mkdir(parents=True)
+    (tmp_path / "references" / place).write_bytes(b"DICM")
 
     with pytest.raises(DataError, match="does not read SEG and RTSTRUCT"):
         medhybrid.evaluate(tmp_path / "references", tmp_path / "masks", labels=LESION)
