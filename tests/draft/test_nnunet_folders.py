@@ -84,11 +84,21 @@ def test_results_are_no_reference_masks(kind: str, levels: int, tmp_path: Path) 
         init_study([training, *training.parents][levels], tmp_path / "study.yaml")
 
 
-def test_a_dataset_with_results_in_its_folder_is_drafted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        "nnUNetPlans.json",
+        "dataset_fingerprint.json",
+        "nnUNet_results/x.txt",
+        "nnUNetTrainer__nnUNetPlans__2d/plans.json",
+    ],
+)
+def test_a_dataset_with_files_of_nnunet_in_its_folder_is_drafted(other: str, tmp_path: Path) -> None:
     for i in range(4):
         image, labels = blob_case(i, SHAPE)
         save_nifti(tmp_path / "d" / f"images/c_{i:03d}.nii.gz", image)
         save_nifti(tmp_path / "d" / f"masks/c_{i:03d}.nii.gz", labels)
-    (tmp_path / "d" / "nnUNet_results").mkdir()
+    (tmp_path / "d" / other).parent.mkdir(exist_ok=True)
+    (tmp_path / "d" / other).write_text("{}")
 
     assert len(init_study(tmp_path / "d", tmp_path / "study.yaml").draft.cases) == 4

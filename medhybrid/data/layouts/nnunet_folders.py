@@ -9,15 +9,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
 RAW = ("nnUNet_raw", "nnUNet_raw_data_base", "nnUNet_raw_data")
 
-RESULTS = re.compile(r"nnUNetTrainer.*__.+")
-"""Name of a training's folder: its trainer, plans and configuration."""
+RESULTS = re.compile(r"(ensemble___)?nnUNetTrainer.*__.+")
+"""Name of the folder of a training or an ensemble: its trainer, plans and configuration."""
 
-PREPROCESSED = re.compile(r"dataset_fingerprint\.json|dataset_properties\.pkl|nnUNet\w*Plans.*")
+PLANS = re.compile(r"dataset_fingerprint\.json|dataset_properties\.pkl|nnUNet\w*Plans.*\.(json|pkl)")
+"""Files that nnU-Net writes to the folder of a dataset's preprocessed data."""
+
+PREPROCESSED = re.compile(r"gt_segmentations|nnUNet.*|.+_(2d|3d_\w+|stage\d)")
+"""Folders in that of a dataset's preprocessed data."""
 
 DEPTH = 4
 """Levels of folders above that of a training: `nnUNet_results/nnUNet/3d_fullres/Task001/nnUNetTrainerV2__nnUNetPlansv2.1`."""
@@ -35,16 +40,16 @@ def raw_folder(root: Path) -> Path | None:
 
 
 def is_product(folder: Path, depth: int = DEPTH) -> bool:
-    """Return whether a folder has preprocessed data or results of nnU-Net, in itself or in each of its folders."""
-    names = [p.name for p in _entries(folder)]
-    if "imagesTr" in names:
-        return False
-    if any(map(RESULTS.fullmatch, (folder.name, folder.parent.name, *names))) or any(
-        map(PREPROCESSED.fullmatch, names)
-    ):
+    """Return whether a folder has nothing but preprocessed data or results of nnU-Net, in itself or in each of its folders."""
+    if RESULTS.fullmatch(folder.name) or RESULTS.fullmatch(folder.parent.name):
         return True
-    folders = _folders(folder) if depth else []
-    return bool(folders) and all(is_product(p, depth - 1) for p in folders)
+    files = [p.name for p in _entries(folder) if p.is_file()]
+    if any(map(IMAGE_SUFFIX.search, files)):
+        return False
+    folders = _folders(folder)
+    if any(map(PLANS.fullmatch, files)) and all(PREPROCESSED.fullmatch(p.name) for p in folders):
+        return True
+    return depth > 0 and bool(folders) and all(is_product(p, depth - 1) for p in folders)
 
 
 def refuse_products(root: Path) -> None:
