@@ -3,6 +3,8 @@
 1  255 0 0  1 1 1  "left kidney"      ITK-SNAP: index, colour, opacity, visibility (twice), name
 {"left kidney": 1}, {"1": "left kidney"}
 index,name                            CSV or TSV, with columns for a number and a name
+1 left kidney, left kidney: 1         text with a label in each line, also with colours as in a lookup table of FreeSurfer
+background, left kidney               text with a name in each line, from the background on
 """
 
 from __future__ import annotations
@@ -13,12 +15,17 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.json_names import BACKGROUND
 from medhybrid.draft.words import words_of
 from medhybrid.errors import MedHybridError
 from medhybrid.tables import decode_text, read_table
 
 ITK_SNAP = re.compile(r'^\s*(\d+)(?:\s+\d+){3}\s+[\d.]+\s+[01]\s+[01]\s+"(.+)"\s*$', re.MULTILINE)
+
+NUMBERED = re.compile(r"(\d+)\s*[\s:=,;]\s*[\"']?([^\W\d].*?)[\"']?(?:[\s,;]+\d+){0,4}")
+NUMBER_LAST = re.compile(r"[\"']?([^\W\d].*?)[\"']?\s*[\s:=,;]\s*(\d+)")
+"""Lines with a value and a name, with up to four numbers of a colour, and with a name and a value."""
 
 NUMBER_COLUMNS = (
     "index",
@@ -32,11 +39,20 @@ NUMBER_COLUMNS = (
     "label_value",
     "label",
     "class",
+    *("wert", "nummer", "klasse", "valeur", "numero", "numéro", "valor", "número", "valore", "classe", "clase"),
 )
-NAME_COLUMNS = ("name", "label_name", "class_name", "labelname", "structure", "label", "class", "description")
+NAME_COLUMNS = (
+    *("name", "label_name", "class_name", "labelname", "structure", "label", "class", "description"),
+    *("bezeichnung", "struktur", "klasse", "nom", "étiquette", "nombre", "etiqueta", "estructura", "nome", "etichetta"),
+    *("struttura", "classe", "clase"),
+)
 
 LABEL_WORDS = frozenset(
-    {"label", "labels", "class", "classes", "structure", "structures", "lookup", "lut", "dseg", "legend"}
+    {
+        *("label", "labels", "class", "classes", "structure", "structures", "lookup", "lut", "dseg", "legend"),
+        *("klassen", "strukturen", "legende", "étiquettes", "etiquettes", "légende", "etiquetas", "clases"),
+        *("estructuras", "leyenda", "etichette", "classi", "strutture", "legenda"),
+    }
 )
 """Words in the names of such files."""
 
@@ -80,11 +96,11 @@ def _read(path: Path) -> dict[int, str]:
         names = [c for n in NAME_COLUMNS if (c := table.column(n)) and not any(v.isdecimal() for v in cells[c])]
         name = next(iter(names), None)
         if number is None or name is None:
-            return {}
+            return _read_lines(decode_text(path.read_bytes()))
         return {int(row[number]): row[name] for _, row in table.rows}
     text = decode_text(path.read_bytes())
     if path.suffix.lower() != ".json":
-        return {int(number): name.strip() for number, name in ITK_SNAP.findall(text)}
+        return {int(number): name.strip() for number, name in ITK_SNAP.findall(text)} or _read_lines(text)
     content = json.loads(text)
     content = content.get("labels", content) if isinstance(content, dict) else content
     if isinstance(content, dict) and all(str(k).isdecimal() and isinstance(v, str) for k, v in content.items()):
@@ -92,4 +108,19 @@ def _read(path: Path) -> dict[int, str]:
     are_numbers = isinstance(content, dict) and all(isinstance(v, int) for v in content.values())
     if are_numbers and len(set(content.values())) == len(content):
         return {v: str(k) for k, v in content.items()}
+    return {}
+
+
+def _read_lines(text: str) -> dict[int, str]:
+    """Return value to name of a text in which each line has a label; empty for another text."""
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+    if lines and lines[0].casefold() in BACKGROUND and not any(map(NUMBERED.fullmatch, lines[1:])):
+        return dict(enumerate(lines)) if not any(map(NUMBER_LAST.fullmatch, lines)) else {}
+    for pattern, value, name in ((NUMBERED, 1, 2), (NUMBER_LAST, 2, 1)):
+        found = [m for line in lines if (m := pattern.fullmatch(line))]
+        if any("/" in m[name] or "\\" in m[name] or IMAGE_SUFFIX.search(m[name]) for m in found):  # a list of files
+            return {}
+        if found and len(found) == len(lines) == len({m[value] for m in found}):
+            return {int(m[value]): m[name] for m in found}
     return {}
