@@ -201,12 +201,14 @@ class Jobs:
     _loaded: dict[str, Segmenter] = field(default_factory=dict)
     _running: dict[str, _Progress] = field(default_factory=dict)
     _retry_at: dict[str, float] = field(default_factory=dict)
+    _unfinished: list[Path] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         claim_folder(self.spool, SPOOL, remedy="choose another folder for --spool")
         make_states(self.spool)
         (self.spool / "results").mkdir(exist_ok=True)
+        self._unfinished = folders(self.spool / "incoming")  # of an earlier service; own uploads may begin before `run`
 
     def run(self, stop: threading.Event) -> None:
         """Predict queued jobs until `stop` is set.
@@ -221,7 +223,7 @@ class Jobs:
                 raise OutputError(
                     f"another service uses {self.spool}", remedy="stop the other one, or choose another --spool"
                 )
-            for unfinished in folders(self.spool / "incoming"):
+            for unfinished in filter(Path.is_dir, self._unfinished):
                 remove_tree(unfinished, owner=self.spool)
             next_removal = 0.0
             while not stop.wait(POLL_S):
@@ -436,10 +438,8 @@ class Jobs:
         )
         write_atomically(job / "job.json", request.model_dump_json())
         move(job, self.spool, state)
-        if state == "done":
-            self.counts.done += 1
-        else:
-            self.counts.failed += 1
+        self.counts.done += state == "done"
+        self.counts.failed += state == "failed"
 
     def _new_job(self, model: str, study_uid: str = "") -> Path:
         if model not in self.models:
@@ -455,8 +455,8 @@ class Jobs:
         job = self.spool / "incoming" / secrets.token_hex(16)
         try:
             (job / "input").mkdir(parents=True)
-            request = JobRequest(model=model, study_uid=study_uid, received=time.time())
-            write_atomically(job / "job.json", request.model_dump_json())
+            content = JobRequest(model=model, study_uid=study_uid, received=time.time()).model_dump_json()
+            write_atomically(job / "job.json", content)
         except BaseException:  # an unfinished upload counts as waiting
             remove_tree(job, owner=self.spool)
             raise

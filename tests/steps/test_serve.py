@@ -283,6 +283,22 @@ def test_a_study_that_was_fetched_in_part_is_fetched_again(
     assert len(result.scans) == 2
 
 
+def test_at_its_start_the_service_removes_uploads_of_an_earlier_one_only(
+    place: Path, scan: Path, tmp_path: Path
+) -> None:
+    earlier = jobs_of(place, tmp_path / "spool").begin("brain", scan.name)
+    jobs = jobs_of(place, tmp_path / "spool")
+    upload = jobs.begin("brain", scan.name)  # before the worker has begun
+    stop = threading.Event()
+    stop.set()
+
+    jobs.run(stop)
+
+    assert not earlier.parent.exists()
+    upload.write_bytes(scan.read_bytes())
+    assert jobs.status(jobs.finish(upload)) is not None
+
+
 @pytest.mark.parametrize("at", ["begin", "write"])
 def test_a_disk_that_fills_during_an_upload_answers_for_now(
     at: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
