@@ -23,7 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 VALUES = np.random.default_rng(0).integers(0, 4000, (8, 7, 4)).astype(np.uint16)
 VRS = ("LO", "UI", "DS", "IS", "US", "SS", "FD", "OB", "SQ", "UN", "CS", "PN", "AT")
-GARBAGE = (b"\xff\xfe", b"abc ", b"1\\2\\", b"-1e999 ", b"NaN ", b"\0" * 8, b"9" * 64, b"\\\\\\ ")
+GARBAGE = (b"\xff\xfe", b"abc ", b"1\\2\\3\\4\\5\\", b"-1e999 ", b"NaN ", b"\0" * 8, b"9" * 64, b"\\\\\\ ")
+"""Values that are not valid for any element. The number of values is that of none, with the backslash at the end or without."""
+
 EXAMPLES = settings(
     max_examples=300,
     deadline=20_000 * slowness(),
