@@ -23,8 +23,9 @@ from medhybrid.tables import decode_text, read_table
 
 ITK_SNAP = re.compile(r'^\s*(\d+)(?:\s+\d+){3}\s+[\d.]+\s+[01]\s+[01]\s+"(.+)"\s*$', re.MULTILINE)
 
-NUMBERED = re.compile(r"(\d+)\s*[\s:=,;]\s*[\"']?([^\W\d].*?)[\"']?(?:[\s,;]+\d+){0,4}")
-NUMBER_LAST = re.compile(r"[\"']?([^\W\d].*?)[\"']?\s*[\s:=,;]\s*(\d+)")
+SEPARATOR = r"(?:\s+|\s*(?:[:=,;.)|–-]|->|=>)\s*)"
+NUMBERED = re.compile(rf"(\d+){SEPARATOR}[\"']?([^\W\d].*?)[\"']?(?:[\s,;]+\d+){{0,4}}")
+NUMBER_LAST = re.compile(rf"[\"']?([^\W\d].*?)[\"']?{SEPARATOR}(\d+)")
 """Lines with a value and a name, with up to four numbers of a colour, and with a name and a value."""
 
 NUMBER_COLUMNS = (
@@ -57,6 +58,9 @@ LABEL_WORDS = frozenset(
 """Words in the names of such files."""
 
 MAX_FILES, MAX_BYTES = 40, 1_000_000
+
+MAX_LINE = 200
+"""Longest line of a list of labels, in characters."""
 
 
 def label_names(root: Path, values: Collection[int]) -> tuple[dict[str, int], str]:
@@ -115,6 +119,8 @@ def _read_lines(text: str) -> dict[int, str]:
     """Return value to name of a text in which each line has a label; empty for another text."""
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+    if max(map(len, lines), default=0) > MAX_LINE:
+        return {}
     if lines and lines[0].casefold() in BACKGROUND and not any(map(NUMBERED.fullmatch, lines[1:])):
         return dict(enumerate(lines)) if not any(map(NUMBER_LAST.fullmatch, lines)) else {}
     for pattern, value, name in ((NUMBERED, 1, 2), (NUMBER_LAST, 2, 1)):
