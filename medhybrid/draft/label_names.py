@@ -59,6 +59,9 @@ LABEL_WORDS = frozenset(
 
 MAX_FILES, MAX_BYTES = 40, 1_000_000
 
+MAX_ASKED = 8
+"""Number of names that are compared with those of files."""
+
 MAX_LINE = 200
 """Longest line of a list of labels, in characters."""
 
@@ -76,9 +79,19 @@ def label_names(root: Path, values: Collection[int]) -> tuple[dict[str, int], st
     for path in _files(root):
         with suppress(MedHybridError, OSError, UnicodeError, ValueError, TypeError, RecursionError):
             named = {n: v for v, n in _read(path).items() if v and n and n.casefold() not in BACKGROUND}
+            if _are_cases(named, root):
+                continue
             if named and set(values) <= set(named.values()) and len(set(named.values())) == len(named):
                 return {n: v for n, v in named.items() if v in values}, path.name
     return {}, ""
+
+
+def _are_cases(names: Collection[str], root: Path) -> bool:
+    """Return whether most names begin those of image files or folders: a table of cases, with a number for each."""
+    found = {p.name.casefold() for level in ("*", "*/*", "*/*/*") for p in root.glob(level)}
+    of_images = [n for n in found if IMAGE_SUFFIX.search(n) or "." not in n]
+    n_cases = sum(any(f.startswith(n.casefold()) for f in of_images) for n in list(names)[:MAX_ASKED])
+    return 2 * n_cases > min(len(names), MAX_ASKED)
 
 
 def _files(root: Path) -> list[Path]:

@@ -103,6 +103,22 @@ def test_other_files_give_no_names(make: Callable[[Path], None], tmp_path: Path)
     assert label_names(tmp_path, {1, 2, 3}) == ({}, "")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", "c1,1\nc2,2\nc3,3"),
+        ("labels.csv", "name,label\nc1,1\nc2,2\nc3,3"),
+        ("labels.txt", "1 c1\n2 c2\n3 c3"),
+        ("labels.json", json.dumps({"c1": 1, "c2": 2, "c3": 3})),
+    ],
+)
+def test_a_number_for_each_case_is_no_label(name: str, content: str, tmp_path: Path) -> None:
+    write_study(tmp_path / "d")
+    (tmp_path / "d" / name).write_text(content)
+
+    assert list(drafted(tmp_path / "d").config.data.labels) == ["label_1", "label_2", "label_3"]
+
+
 def test_unnamed_labels_on_opposite_sides_are_not_mirrored(tmp_path: Path) -> None:
     write_study(tmp_path / "d")
 
