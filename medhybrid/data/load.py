@@ -11,17 +11,15 @@ from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.label_masks import has_label_files, read_label_files
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case, Files
+from medhybrid.data.layouts.joined_masks import references_of
 from medhybrid.data.segments import SegmentRules, label_map_of, read_label_map
 from medhybrid.errors import DataError
 from medhybrid.geometry import extend_to, match_axes
-from medhybrid.names import printable_path
 from medhybrid.remote import place_of_copy
 from medhybrid.scans import Scan
-from medhybrid.scans.dicom.references import reference_kind
 from medhybrid.scans.raster import fit_colours, is_pixel_grid
 from medhybrid.scans.reader import read_label_scan, read_scan, stack_channels
 from medhybrid.scans.slicer_segments import segments_of_nrrd
-from medhybrid.scans.walk import visible_files
 
 
 def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
@@ -43,7 +41,7 @@ def dataset_root(data: DataConfig) -> Path | None:
 def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -> Scan:
     """Load the reference mask of a case, in the image's axis order.
 
-    It is an image file, a DICOM SEG or RTSTRUCT, or an image file for each label.
+    It is an image file, a DICOM SEG or RTSTRUCT (or several with different segments), or an image file for each label.
 
     For a dataset without masks (`data.labelled` is false), the mask is empty.
 
@@ -56,10 +54,10 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
         return Scan(np.zeros((1, *image.grid.shape), np.uint8), image.affine, image.source, case.name, ("",))
     if case.mask is None:
         raise DataError(f"case {case.name} has no reference mask")
-    path = _only_reference(case.mask.paths[0], case.name)
-    if len(case.mask.paths) == 1 and path.is_file() and reference_kind(path):
-        array = read_label_map(path, image, data, case=case.name)
+    if references := references_of(case.mask, case.name):
+        array = read_label_map(references, image, data, case=case.name)
         return Scan(array[None], image.affine, image.source, case.name, ("",))
+    path = case.mask.paths[0]
     rules = SegmentRules.of(data)
     if has_label_files(case.mask, rules):
         array, grid = read_label_files(case.mask, image, rules, case=case.name)
@@ -76,21 +74,6 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
     if segments_of_nrrd(path):  # 3D Slicer saves only the bounding box of the segments
         array, grid = extend_to(array, grid, image.grid)
     return replace(mask, array=array, affine=grid.affine, channels=("",))
-
-
-def _only_reference(path: Path, name: str) -> Path:
-    """Return the single SEG or RTSTRUCT of a folder, and any other path unchanged; raise `DataError` if it has several."""
-    files = visible_files(path) if path.is_dir() else []
-    if not files or not all(reference_kind(f) for f in files):
-        return path
-    if len(files) > 1:
-        raise DataError(
-            f"case {name}: the folder of its mask contains several masks",
-            expected="one DICOM SEG or RTSTRUCT",
-            found=", ".join(printable_path(f.name) for f in files[:4]),
-            remedy="give the path of the file instead of the folder",
-        )
-    return files[0]
 
 
 def _read(files: Files, name: str, options: ScansConfig) -> Scan:

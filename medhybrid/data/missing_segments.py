@@ -10,6 +10,7 @@ from medhybrid.data.checks import Finding
 from medhybrid.data.label_masks import has_label_files
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.case import strip_suffix
+from medhybrid.data.layouts.joined_masks import references_of
 from medhybrid.data.segments import SegmentRules, match_names
 from medhybrid.errors import DataError, ScanError
 from medhybrid.scans.dicom.references import reference_kind, reference_names
@@ -68,8 +69,7 @@ def _names_of(case: Case, rules: SegmentRules) -> Sequence[str]:
     assert case.mask is not None
     if has_label_files(case.mask, rules):
         return case.mask.names
-    path = case.mask.paths[0]
-    return reference_names(path) if len(case.mask.paths) == 1 and path.is_file() and reference_kind(path) else ()
+    return [name for path in references_of(case.mask, case.name) for name in reference_names(path)]
 
 
 __all__ = ["missing_labels", "missing_segment_findings"]

@@ -55,19 +55,26 @@ class SegmentRules:
         return cls(config.labels, config.segments, config.other_segments, config.overlaps)
 
 
-def read_label_map(path: Path, image: Scan, config: DataConfig, *, case: str) -> NDArray[np.generic]:
+def read_label_map(paths: Sequence[Path], image: Scan, config: DataConfig, *, case: str) -> NDArray[np.generic]:
     """Read a DICOM SEG or RTSTRUCT as a label map (X, Y, Z) with the values of `config.labels`, on the image's grid.
+
+    Several files are one mask, with other segments in each.
 
     Raises
     ------
     DataError
         If the segments do not match the labels, or labels overlap and `config.overlaps` is ``refuse``.
     ScanError
-        If the file cannot be read, or belongs to another image.
+        If a file cannot be read, or belongs to another image.
     """
     rules = SegmentRules.of(config)
-    chosen = match_names(reference_names(path), rules, case=case)
-    masks = read_masks(path, image, {name for names in chosen.values() for name in names})
+    names_of = {path: reference_names(path) for path in paths}
+    chosen = match_names([n for names in names_of.values() for n in names], rules, case=case)
+    wanted = {name for names in chosen.values() for name in names}
+    masks: Masks = {}
+    for path, names in names_of.items():
+        if len(paths) == 1 or not wanted.isdisjoint(names):
+            masks |= read_masks(path, image, wanted)
     return merge(masks, chosen, image.grid.shape, rules, case=case)
 
 

@@ -18,7 +18,7 @@ from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.data.load import load_image
 from medhybrid.draft.places import Place, opposite_sides, place_of
 from medhybrid.errors import MedHybridError
-from medhybrid.scans.dicom.references import read_masks, reference_kind, reference_names
+from medhybrid.scans.dicom.references import Masks, read_masks, reference_kind, reference_names
 from medhybrid.scans.slicer_segments import segments_of_nrrd
 
 SHOWN = 5
@@ -32,7 +32,7 @@ def count_segments(cases: Sequence[Case]) -> dict[str, int]:
     masks = [c.mask for c in cases if c.mask is not None]
     if any(len(m.names) > 1 for m in masks):
         return count_names([m.names for m in masks])
-    return count_names([names_in_mask(m.paths[0]) for m in masks])
+    return count_names([_names_of(m.paths) for m in masks])
 
 
 def count_names(masks: Iterable[Sequence[str]]) -> dict[str, int]:
@@ -82,15 +82,22 @@ def measure_segments(
     for case in cases[:: max(1, len(cases) // MAX_MEASURED)][:MAX_MEASURED]:
         with suppress(MedHybridError, OSError):
             image = load_image(case, config, ScansConfig())
-            path = case.mask.paths[0] if case.mask is not None else Path()
-            names = [n for n in reference_names(path) if joined_words(n) in known]
+            masks: Masks = {}
+            for path in case.mask.paths if case.mask is not None else ():
+                masks |= read_masks(path, image, [n for n in reference_names(path) if joined_words(n) in known])
             joint = np.zeros(image.grid.shape, np.uint16)
-            for name, mask in read_masks(path, image, names).items():
+            for name, mask in masks.items():
                 found.setdefault(known[joined_words(name)], []).append(float(mask.sum()) * image.grid.voxel_ml)
                 joint[mask] = values[known[joined_words(name)]]
             places += [place] if (place := place_of(joint, image.affine)) else []
     volumes_ml = {name: float(np.median(volumes)) for name, volumes in found.items()}
     return volumes_ml, opposite_sides(places, {n: (v,) for n, v in values.items()})
+
+
+def _names_of(paths: Sequence[Path]) -> list[str]:
+    """Return the names of the segments in all files of a mask."""
+    names = names_in_mask(paths[0])
+    return names + [n for p in paths[1:] for n in names_in_mask(p)] if names else []
 
 
 def names_in_mask(path: Path) -> list[str]:

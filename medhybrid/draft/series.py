@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.data.layouts.drawn_on import drawn_on
+from medhybrid.data.layouts.label_files import cell_of
 from medhybrid.draft.subjects import subjects_of_units
 from medhybrid.names import name_from_path
 from medhybrid.scans import ScanEntry, discover
@@ -77,7 +78,7 @@ def lines_of(units: Sequence[Unit], patterns: Mapping[str, str], entries: Sequen
         if all(len(found) == 1 and found[0].paths[0].parent in alone for found in series):
             below = unit.folder.relative_to(base)
             folders = [str(found[0].paths[0].parent) for found in series]
-            lines.append([name_from_path(below), name_from_path(subject), str(unit.mask.paths[0]), *folders])
+            lines.append([name_from_path(below), name_from_path(subject), cell_of(unit.mask.paths), *folders])
     return lines
 
 

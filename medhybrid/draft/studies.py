@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medhybrid.data.layouts.drawn_on import drawn_on
+from medhybrid.data.layouts.joined_masks import are_parts, join_masks
+from medhybrid.data.layouts.label_files import cell_of
 from medhybrid.draft.segments import count_names
 from medhybrid.draft.series import find_units, lines_of
 from medhybrid.draft.words import parts_named
@@ -67,7 +69,8 @@ def rules_of_studies(root: Path) -> StudyRules | None:
         masks, images = ([e for e in found if e not in testing] for found in (masks, images))
     else:
         testing = []
-    n_all = len(masks)
+    masks = join_masks(masks)
+    n_all, joined = len(masks), [m for m in masks if len(m.paths) > 1 and are_parts(m.paths)]
     in_studies = Counter(_folder(e, root) for e in masks)
     has_several = max(in_studies.values()) > 1
     if has_several:
@@ -91,6 +94,9 @@ def rules_of_studies(root: Path) -> StudyRules | None:
         drawn = [drawn_on(mask_of[folder], found) for folder, found in studies.items()]
     channels, rules, remarks = _channels(list(studies.values()), drawn)
     lines: list[list[str]] = []
+    if joined:
+        n_files = sum(len(m.paths) for m in joined)
+        remarks.append(f"{n_files} SEG or RTSTRUCT are {len(joined)} masks: those of an image have different segments")
     if n_all > len(masks):
         remarks.append(f"{n_all - len(masks)} RTSTRUCT beside the SEG of their study are not used")
     if testing:
@@ -98,7 +104,7 @@ def rules_of_studies(root: Path) -> StudyRules | None:
     if units:
         lines = lines_of(units, {c: _plain(p) for c, p in rules.items()}, [*masks, *images])
         used = {line[2] for line in lines[1:]}
-        if len(lines) > 1 and (left := [m for m in masks if str(m.paths[0]) not in used]):
+        if len(lines) > 1 and (left := [m for m in masks if cell_of(m.paths) not in used]):
             remarks.append(
                 f"{len(left)} masks are not used, such as {', '.join(m.name for m in left[:3])}: an image has several masks, a "
                 "channel is missing, or series share a folder. Join the masks of an image, or list cases in a table cases.csv"
@@ -165,7 +171,7 @@ def _refuse_several_masks(masks: Sequence[ScanEntry], root: Path) -> None:
 
 def _names_in(mask: ScanEntry) -> list[str]:
     with suppress(MedHybridError):
-        return reference_names(mask.paths[0])
+        return [n for path in mask.paths for n in reference_names(path)]
     return []
 
 
@@ -189,7 +195,7 @@ def _labels(masks: list[ScanEntry]) -> tuple[dict[str, int], int]:
     found: list[list[str]] = []
     for entry in masks:
         with suppress(MedHybridError):
-            found.append(reference_names(entry.paths[0]))
+            found.append([n for path in entry.paths for n in reference_names(path)])
     return count_names(found), len(masks) - len(found)
 
 

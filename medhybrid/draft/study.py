@@ -14,7 +14,7 @@ from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, datasets_below, folder_of_datasets, list_dataset, recognise
 from medhybrid.data.layouts.case_labels import CaseLabelsError
 from medhybrid.data.layouts.datalist import channel_words, json_files
-from medhybrid.data.layouts.label_files import files_of_mask
+from medhybrid.data.layouts.label_files import files_of_cell
 from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.nnunet_folders import raw_folder, refuse_products
 from medhybrid.data.layouts.parts import part_of
@@ -301,8 +301,7 @@ def _cases_of_lines(root: Path, lines: Sequence[Sequence[str]], channels: tuple[
         return Files((root / row[place[column]],)) if row[place[column]] else None
 
     def masks(row: Sequence[str]) -> Files | None:
-        mask = files(row, "mask")
-        return mask and files_of_mask(mask.paths[0])
+        return files_of_cell(cell, lambda text: root / text) if (cell := row[place["mask"]]) else None
 
     part = header.index("split") if "split" in header and "split" not in channels else None
     return [

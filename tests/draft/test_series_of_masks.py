@@ -10,7 +10,10 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from medhybrid.config import ChannelConfig, DataConfig, ScansConfig
 from medhybrid.data.layouts import Listing, list_dataset
+from medhybrid.data.load import load_image, load_mask
+from medhybrid.data.missing_segments import missing_segment_findings
 from medhybrid.data.sides import find_sides
 from medhybrid.draft.segments import count_names
 from medhybrid.errors import DataError
@@ -142,16 +145,106 @@ def test_masks_of_one_image_are_named_as_not_used(tmp_path: Path) -> None:
     assert "2 masks are not used, such as P3__S0, P3__S1: an image has several masks" in remarks
 
 
-def test_studies_with_several_masks_are_refused_with_their_labels(tmp_path: Path) -> None:
+def test_studies_with_masks_that_share_a_segment_are_refused_with_their_labels(tmp_path: Path) -> None:
     for i in range(3):
         write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
-        for name in ("liver", "tumor"):
-            write_mask(tmp_path / "d" / f"P{i}/{name}", tmp_path / "d" / f"P{i}/CT", {name: 1})
+        for reader, labels in (("r1", {"liver": 1}), ("r2", {"liver": 1, "tumor": 2})):
+            write_mask(tmp_path / "d" / f"P{i}/{reader}", tmp_path / "d" / f"P{i}/CT", labels)
 
     with pytest.raises(
-        DataError, match=r"each study has several SEG.*with liver; .*with tumor.*join those of an image"
+        DataError, match=r"each study has several SEG.*with liver; .*with liver, tumor.*join those of an image"
     ):
         drafted(tmp_path)
+
+
+def organs() -> list[np.ndarray]:
+    """Return the masks of liver and spleen."""
+    liver, spleen = np.zeros((2, *SHAPE), np.uint8)
+    liver[2:6, 3:7, 2:5], spleen[10:14, 3:7, 2:5] = 1, 1
+    return [liver, spleen]
+
+
+def write_organs(study: Path, seed: int, folders: tuple[str, ...] = ("liver", "spleen")) -> None:
+    """Write a CT, a SEG of the liver and one of the spleen."""
+    write_series(study / "CT", seed, "CT", modality="CT")
+    scan = read_scan(study / "CT")
+    for name, folder, values in zip(("liver", "spleen"), folders, organs(), strict=True):
+        (study / folder).mkdir(parents=True, exist_ok=True)
+        write_seg(study / folder / f"{name}.dcm", values, scan, SegInfo({name: 1}, "0"))
+
+
+@pytest.mark.parametrize("folders", [("liver", "spleen"), ("SEG", "SEG")])
+@pytest.mark.parametrize("where", ["P{}", "P{}/visit{}", "north/P{}"])
+def test_a_seg_for_each_organ_is_joined_to_one_mask(where: str, folders: tuple[str, str], tmp_path: Path) -> None:
+    for i in range(3):
+        write_organs(tmp_path / "d" / where.format(i, i), i, folders)
+
+    made, listing = drafted(tmp_path)
+
+    assert sorted(made.config.data.labels) == ["liver", "spleen"]
+    assert "6 SEG or RTSTRUCT are 3 masks: those of an image have different segments" in " ".join(made.draft.remarks)
+    values = made.config.data.labels
+    liver, spleen = organs()
+    assert len(listing.cases) == 3
+    for case in listing.cases:
+        assert case.problem is None
+        image = load_image(case, made.config.data, ScansConfig())
+        mask = load_mask(case, image, made.config.data, ScansConfig())
+        assert np.array_equal(mask.array[0], liver * values["liver"] + spleen * values["spleen"])
+    assert not missing_segment_findings(listing.cases, made.config.data)
+
+
+def test_a_case_without_the_seg_of_an_organ_is_named(tmp_path: Path) -> None:
+    for i in range(4):
+        write_organs(tmp_path / "d" / f"P{i}", i)
+    shutil.rmtree(tmp_path / "d" / "P2" / "spleen")
+
+    made, listing = drafted(tmp_path)
+
+    assert all(c.problem is None for c in listing.cases)
+    found = missing_segment_findings(listing.cases, made.config.data)
+    assert [(f.where, f.found) for f in found] == [("P2", "none for spleen")]
+
+
+def test_masks_of_an_image_that_differ_in_a_number_are_those_of_readers(tmp_path: Path) -> None:
+    for i in range(3):
+        write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
+        for name in ("GTV_1", "GTV_2"):
+            write_mask(tmp_path / "d" / f"P{i}/{name}", tmp_path / "d" / f"P{i}/CT", {name: 1})
+
+    with pytest.raises(DataError, match=r"each study has several SEG.*with GTV_1; .*with GTV_2"):
+        drafted(tmp_path)
+
+
+def test_a_table_lists_several_masks_of_a_case_in_one_cell(tmp_path: Path) -> None:
+    write_organs(tmp_path / "P0", 0)
+    write_organs(tmp_path / "P1", 1, ("SEG", "SEG"))
+    lines = ["case,CT,mask", "a,P0/CT,P0/liver/liver.dcm; P0/spleen/spleen.dcm", "b,P1/CT,P1/SEG"]
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    labels = {"liver": 3, "spleen": 5}
+    config = DataConfig(root=str(tmp_path), layout="csv", channels=(ChannelConfig(name="CT"),), labels=labels)
+
+    cases = list_dataset(config).cases
+
+    liver, spleen = organs()
+    for case in cases:
+        mask = load_mask(case, load_image(case, config, ScansConfig()), config, ScansConfig())
+        assert np.array_equal(mask.array[0], liver * 3 + spleen * 5)
+
+
+def test_files_of_readers_in_the_folder_of_a_mask_are_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "CT", 0, "CT", modality="CT")
+    (tmp_path / "masks").mkdir()
+    for reader in ("r1", "r2"):
+        write_mask(tmp_path / reader, tmp_path / "CT", {"liver": 1})
+        shutil.copy(tmp_path / reader / "seg.dcm", tmp_path / "masks" / f"{reader}.dcm")
+    (tmp_path / "cases.csv").write_text("case,CT,mask\na,CT,masks")
+    config = DataConfig(root=str(tmp_path), layout="csv", channels=(ChannelConfig(name="CT"),), labels={"liver": 1})
+    (case,) = list_dataset(config).cases
+    image = load_image(case, config, ScansConfig())
+
+    with pytest.raises(DataError, match=r"may be of several readers.*found r1\.dcm, r2\.dcm"):
+        load_mask(case, image, config, ScansConfig())
 
 
 def test_series_that_share_one_folder_are_refused_with_the_way_to_sort_them(tmp_path: Path) -> None:

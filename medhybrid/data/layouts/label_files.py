@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medhybrid.data.channels import IMAGE_SUFFIX
@@ -15,6 +15,9 @@ OTHER_SUFFIXES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml
 
 WILDCARD = "*"
 
+SEPARATOR = ";"
+"""Text between the files of a mask in the cell of a table."""
+
 
 def files_of_mask(path: Path) -> Files:
     """Return the file of a mask, or its files with the names of their labels."""
@@ -24,6 +27,24 @@ def files_of_mask(path: Path) -> Files:
     elif WILDCARD in str(path) and not path.exists():
         found = _matches(path)
     return Files(tuple(found.values()), names=tuple(found)) if found else Files((path,))
+
+
+def cell_of(paths: Sequence[Path]) -> str:
+    """Return the cell of a table for the files of a mask; `files_of_cell` reads it."""
+    return f"{SEPARATOR} ".join(map(str, paths))
+
+
+def files_of_cell(cell: str, locate: Callable[[str], Path]) -> Files:
+    """Return the files of a mask from the cell of a table: a file, a folder, a pattern, or several files with `;` between them.
+
+    Parameters
+    ----------
+    locate : callable
+        Function that returns the path of a file from its text.
+    """
+    paths = tuple(locate(text.strip()) for text in cell.split(SEPARATOR) if text.strip())
+    is_list = len(paths) > 1 and not locate(cell).exists() and all(p.is_file() for p in paths)
+    return Files(paths) if is_list else files_of_mask(locate(cell))
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from medhybrid.data.channels import TABLE, Match, match_channels, matches, read_
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, strip_suffix, subject_of
 from medhybrid.data.layouts.drawn_on import drawn_on, refers_to_series
 from medhybrid.data.layouts.image_masks import discover_with_masks
+from medhybrid.data.layouts.joined_masks import are_parts, join_masks
 from medhybrid.data.layouts.patients import first_study_of_patient, with_patients
 from medhybrid.errors import DataError, item_error
 from medhybrid.names import escape_name
@@ -42,7 +43,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
         subject = study
         try:
             subject = subject_of(config, study)
-            mask = _only_mask(masks, config.mask_pattern, study)
+            mask = _only_mask(join_masks(masks), config.mask_pattern, study)
             matched = _match_with_mask(config, study, images, lost, table, mask)
             if know_series and not drawn_on(mask, members):
                 _refuse_absent_series(mask, study)
@@ -51,7 +52,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
             cases.append(Case(study, subject, (), None, problem=problem, is_labelled=bool(masks)))
             continue
         cases.append(Case(study, subject, tuple(_files(m.entry) for m in matched), _files(mask)))
-        used = [mask, *(m.entry for m in matched)]
+        used = [*(m for m in masks if set(m.paths) <= set(mask.paths)), *(m.entry for m in matched)]
         others = [e for e in members if _is_other_mask(e, config) and e not in masks]
         if unused := [e.name for e in (*images, *masks, *others) if e not in used]:
             notes.append(Note(study, f"{len(unused)} scans of the study are not used", ", ".join(unused[:5])))
@@ -238,12 +239,12 @@ def _files(entry: ScanEntry | None) -> Files | None:
 
 
 def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntry:
-    if len(masks) == 1 and masks[0].modality in KINDS and len(masks[0].paths) > 1:
+    if len(masks) == 1 and masks[0].modality in KINDS and len(masks[0].paths) > 1 and not are_parts(masks[0].paths):
         raise DataError(
             f"study {study}: its {masks[0].modality} has several files",
-            expected="one file with all segments",
+            expected="one file, or several that have different segments",
             found=", ".join(p.name for p in masks[0].paths[:3]),
-            remedy="join them to one file, or list one of them in a table cases.csv",
+            remedy="if they are of several readers, list the right ones in a table cases.csv; otherwise join them to one file",
         )
     if len(masks) != 1:
         raise DataError(

@@ -14,7 +14,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, missing_channels, named_case, read_fold
 from medhybrid.data.layouts.case_labels import EVERY_LABEL, CaseLabelsError, read_annotated
-from medhybrid.data.layouts.label_files import files_of_mask
+from medhybrid.data.layouts.label_files import files_of_cell
 from medhybrid.data.layouts.part_columns import with_parts
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
@@ -281,8 +281,7 @@ def _case_of(
     name, subject, problem = named_case(cell("case"), config, source=printable_path(path.name), where=where)
     columns = [WHOLE] if _has_whole(table, config) else [c.name for c in config.channels]
     images: tuple[Files | None, ...] = tuple(_files(path.parent, cell(c)) for c in columns)
-    mask = _files(path.parent, cell("mask"))
-    mask = mask and files_of_mask(mask.paths[0])
+    mask = files_of_cell(text, lambda t: _path(path.parent, t)) if (text := cell("mask")) and "\0" not in text else None
     fold = None
     try:
         fold = read_fold(cell("fold"))
@@ -317,6 +316,10 @@ def _files(root: Path, cell: str) -> Files | None:
     """Return the file of a cell, or the folder with one DICOM series. Relative paths are relative to the table's folder."""
     if not cell or "\0" in cell:
         return None
+    return Files((_path(root, cell),))
+
+
+def _path(root: Path, cell: str) -> Path:
     if "\\" in cell and not (root / cell).exists():  # Windows paths
         cell = cell.replace("\\", "/")
-    return Files((find_in_any_form(root / cell),))
+    return find_in_any_form(root / cell)
