@@ -163,7 +163,7 @@ def _channel_line(name: str, config: DataConfig, modality: str | None = None) ->
 
 def _compare_labels(config: DataConfig, names: JsonNames, found: _Difference) -> None:
     """Compare values of labels. The masks decide about values of the config that the dataset does not name."""
-    theirs = {v for value in names.labels.values() for v in (value if isinstance(value, tuple) else (value,))}
+    theirs = names.values
     ours = set(config.labels.values())
     if not theirs or theirs - ours <= {config.ignore_value}:
         if names.ignore_value is not None and names.ignore_value not in (config.ignore_value, *ours):
@@ -213,7 +213,7 @@ def absent_labels_error(names: Sequence[str], config: DataConfig) -> DataError |
         theirs = read_names(root)
     if theirs is None or not theirs.labels:
         return None
-    known = {v for value in theirs.labels.values() for v in (value if isinstance(value, tuple) else (value,))}
+    known = theirs.values
     other = [n for n in names if config.labels[n] not in known]
     if not other:
         return None

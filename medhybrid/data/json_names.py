@@ -44,6 +44,11 @@ class JsonNames:
     ignore_value: int | None = None
     class_order: tuple[int, ...] = ()
 
+    @property
+    def values(self) -> set[int]:
+        """Return the values that have a name."""
+        return {v for value in self.labels.values() for v in (value if isinstance(value, tuple) else (value,))}
+
 
 def read_names(root: Path, *, ignored: Collection[str] = IGNORE) -> JsonNames | None:
     """Read the names in the dataset's file; return None without such a file.

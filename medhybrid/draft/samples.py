@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,8 @@ class Samples:
         Blank and equal channels of the sampled cases, and of further ones; empty with one channel.
     places : tuple of Place
         Places of all labels in the masks that were read, other than those of image files.
+    sizes_ml : dict
+        Volume of the whole mask of each case that was read.
     """
 
     images: tuple[SampledImage, ...]
@@ -97,6 +99,7 @@ class Samples:
     sampled: frozenset[str] = frozenset()
     contents: tuple[ChannelContents, ...] = ()
     places: tuple[Place, ...] = ()
+    sizes_ml: dict[str, float] = field(default_factory=dict)
 
     @property
     def n_read(self) -> int:
@@ -206,6 +209,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
     chosen = [cases[int(i * step)] for i in range(min(MAX_CASES, len(cases)))]
     images: list[SampledImage] = []
     volumes: dict[int, dict[str, float]] = {}
+    sizes: dict[str, float] = {}
     contents: list[ChannelContents] = []
     places: list[Place] = []
     remarks, n_voxels, n_inverted = [], 0, 0
@@ -224,13 +228,14 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         images.append(image)
         contents += _contents_of(arrays, mask)
         places += place
+        sizes[case.name] = mask.size * voxel_ml
         n_inverted += mask.size > 0 and bool(mask[np.ix_(*([0, -1] for _ in mask.shape))].all())
         numbers, counts = np.unique(mask, return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             if number != 0 and float(number).is_integer():
                 volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
     others = [c for c in cases if c not in chosen]
-    n_more = _add_further_masks(others, volumes, places)
+    n_more = _add_further_masks(others, volumes, sizes, places)
     if contents:
         contents += _further_contents(others)
     if n_inverted > len(images) / 2:
@@ -248,11 +253,14 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         names,
         tuple(contents),
         tuple(places),
+        sizes,
     )
 
 
-def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float]], places: list[Place]) -> int:
-    """Add values and places of masks of cases that are not sampled, up to `MAX_VOXELS` in all; return the number of masks."""
+def _add_further_masks(
+    cases: Sequence[Case], volumes: dict[int, dict[str, float]], sizes: dict[str, float], places: list[Place]
+) -> int:
+    """Add values, sizes and places of masks that are not sampled, up to `MAX_VOXELS` in all; return the number of masks."""
     n_voxels = n_read = 0
     for case in cases:
         if n_voxels > MAX_VOXELS:
@@ -268,6 +276,7 @@ def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float
             numbers, counts = np.unique(mask, return_counts=True)
             if len(numbers) > MAX_FURTHER_VALUES:
                 continue
+            sizes[case.name] = mask.size * voxel_ml
             places += place
             for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
                 if number != 0 and float(number).is_integer():

@@ -40,6 +40,7 @@ from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.draft.time_points import without_series
+from medhybrid.draft.unlabelled import find_unlabelled
 from medhybrid.draft.words import is_mask_path
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
@@ -55,9 +56,6 @@ TWO_FORMS = ([1, 255], [1, 65535])
 
 MANY_LABELS = 60
 """More values without names may be those of an image that has the name of a mask."""
-
-VOID = 255
-"""Value that many datasets have for voxels without a label, such as borders, beside the values 1, 2, ... of labels."""
 
 REMOVE = "if it is a label, add it to data.labels, and remove data.ignore_value"
 
@@ -210,8 +208,8 @@ def _draft(
     optional |= {channels[i] for i in lacked.lacked if i < len(channels)}
     segments = count_segments(cases)
     ignored = names.ignore_value if names else None
-    if ignored is None and not segments and _has_void(names, samples):
-        ignored = VOID
+    if ignored is None and not segments:
+        ignored = find_unlabelled(samples, names.values if names else ())
     ignores_others = False
     if segments:
         labels, remarks, ignores_others = labels_by_name(cases, segments)
@@ -311,20 +309,12 @@ def _cases_of_lines(root: Path, lines: Sequence[Sequence[str]], channels: tuple[
     ]
 
 
-def _has_void(names: JsonNames | None, samples: Samples) -> bool:
-    """Return whether masks without names of labels have the values 1, 2, ..., and 255 for voxels without a label."""
-    *values, last = sorted(samples.volumes_ml) or [0]
-    return (
-        last == VOID and len(values) > 1 and values == list(range(1, len(values) + 1)) and not (names and names.labels)
-    )
-
-
 def _labels(names: JsonNames | None, samples: Samples, ignored: int | None) -> tuple[tuple[DraftLabel, ...], list[str]]:
     """Return the labels that the dataset names, with volumes; values in the masks without a name get one."""
     named = dict(names.labels) if names else {}
     is_void = ignored is not None and not (names and names.ignore_value is not None)
     remarks = [f"the value {ignored} is taken for voxels without a label: {REMOVE}"] if is_void else []
-    known = {v for value in named.values() for v in (value if isinstance(value, tuple) else (value,))}
+    known = names.values if names else set()
     if unnamed := sorted(set(samples.volumes_ml) - known - {ignored}):
         if named:
             shown = ", ".join(str(v) for v in unnamed[:8])

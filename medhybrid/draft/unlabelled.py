@@ -1,0 +1,46 @@
+"""The value of voxels without a label in the masks of a dataset that does not declare it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from medhybrid.draft.samples import Samples
+
+VOID = 255
+"""Value that many datasets have for voxels without a label, such as borders, beside the values 1, 2, ... of labels."""
+
+MOST = 0.5
+"""Share of a scan above which an unnamed value is no structure, where background (0) has some of the others."""
+
+LEAST, NEARLY_ALL = 1e-6, 0.9
+"""Least share of the background in a mask; share of the masks in which both must hold."""
+
+
+def find_unlabelled(samples: Samples, named: Collection[int]) -> int | None:
+    """Return the value of voxels without a label; None if the masks have none, or it is uncertain.
+
+    It is the only value without a name, above all others: 255 beside several labels, or the value of most voxels, as in
+    scribbles, where background is marked in a few voxels only.
+
+    Parameters
+    ----------
+    named : collection of int
+        Values with a name; empty if the dataset names none. Then 255 beside 1, 2, ... counts only.
+    """
+    *values, last = sorted(samples.volumes_ml) or [0]
+    if not named:
+        return VOID if last == VOID and len(values) > 1 and values == list(range(1, len(values) + 1)) else None
+    if not values or last in named or not set(values) <= set(named) or last < max(named):
+        return None
+    if last == VOID and len(values) > 1:
+        return VOID
+    return last if _fills_scans(samples, last) else None
+
+
+def _fills_scans(samples: Samples, value: int) -> bool:
+    """Return whether a value has most voxels of nearly every mask, and the background some of the others."""
+    of_value, sizes = samples.volumes_ml[value], samples.sizes_ml
+    background = {c: ml - sum(v.get(c, 0.0) for v in samples.volumes_ml.values()) for c, ml in sizes.items()}
+    n_most = sum(of_value.get(c, 0.0) > MOST * ml for c, ml in sizes.items())
+    n_background = sum(background[c] > LEAST * ml for c, ml in sizes.items())
+    return min(n_most, n_background) >= NEARLY_ALL * len(sizes) > 0

@@ -1,0 +1,77 @@
+"""Voxels without a label, in masks of datasets that do not declare their value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medhybrid.steps.init import Initialised, init_study
+from tests.synthetic import blob_case, save_nifti
+
+SHAPE = (12, 14, 8)
+
+
+def scribbled(values: Mapping[int, int], rest: int) -> np.ndarray:
+    """Return a mask with lines of some voxels for each value; all other voxels have the value `rest`."""
+    mask = np.full(SHAPE, rest, np.uint8)
+    for row, (value, n_voxels) in enumerate(values.items()):
+        mask[row, :n_voxels, 3] = value
+    return mask
+
+
+def drafted(root: Path, masks: list[np.ndarray], names: Mapping[str, str] | None) -> Initialised:
+    for i, mask in enumerate(masks):
+        save_nifti(root / "d" / "imagesTr" / f"p{i}.nii.gz", blob_case(i, mask.shape)[0])
+        save_nifti(root / "d" / "labelsTr" / f"p{i}.nii.gz", mask)
+    if names is not None:
+        pairs = [{"image": f"imagesTr/p{i}.nii.gz", "label": f"labelsTr/p{i}.nii.gz"} for i in range(len(masks))]
+        about = {"modality": {"0": "MRI"}, "labels": {"0": "background", **names}, "training": pairs}
+        (root / "d" / "dataset.json").write_text(json.dumps(about))
+    return init_study(root / "d", root / "study.yaml")
+
+
+NAMES = {"1": "atrium", "2": "ventricle"}
+
+
+@pytest.mark.parametrize("rest", [3, 4, 9, 255])
+def test_the_unnamed_value_of_most_voxels_beside_scribbles_is_no_label(rest: int, tmp_path: Path) -> None:
+    made = drafted(tmp_path, [scribbled({0: 9, 1: 5, 2: 4}, rest)] * 3, NAMES)
+
+    assert (dict(made.config.data.labels), made.config.data.ignore_value) == ({"atrium": 1, "ventricle": 2}, rest)
+    assert any(f"the value {rest} is taken for voxels without a label" in r for r in made.draft.remarks)
+
+
+def test_255_beside_named_labels_is_no_label(tmp_path: Path) -> None:
+    made = drafted(tmp_path, [scribbled({255: 9, 1: 9, 2: 4}, 0)] * 3, NAMES)
+
+    assert (dict(made.config.data.labels), made.config.data.ignore_value) == ({"atrium": 1, "ventricle": 2}, 255)
+
+
+@pytest.mark.parametrize(
+    ("masks", "names"),
+    [
+        ([scribbled({1: 5, 2: 4}, 3)] * 3, NAMES),  # no voxel is background: 3 may be it
+        ([scribbled({0: 9, 1: 5, 2: 4}, 3), *[scribbled({1: 5, 2: 4, 3: 8}, 0)] * 2], NAMES),  # a structure in others
+        ([scribbled({1: 9, 2: 4, 3: 8}, 0)] * 3, NAMES),
+        ([scribbled({0: 9, 1: 5, 2: 4}, 3)] * 3, None),
+        ([scribbled({0: 9, 2: 5, 4: 4}, 3)] * 3, {"2": "atrium", "4": "ventricle"}),
+        ([scribbled({0: 9, 1: 5, 3: 4}, 4)] * 3, NAMES),  # two values without a name
+    ],
+)
+def test_a_value_that_may_be_a_structure_stays_a_label(
+    masks: list[np.ndarray], names: Mapping[str, str] | None, tmp_path: Path
+) -> None:
+    made = drafted(tmp_path, masks, names)
+
+    assert made.config.data.ignore_value is None
+    assert set(made.config.data.labels.values()) >= {int(v) for m in masks for v in np.unique(m)} - {0}
+
+
+def test_masks_of_0_and_255_with_a_name_for_1_keep_their_label(tmp_path: Path) -> None:
+    made = drafted(tmp_path, [scribbled({255: 9}, 0)] * 3, {"1": "atrium"})
+
+    assert made.config.data.ignore_value is None
