@@ -40,7 +40,7 @@ from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.draft.time_points import without_series
-from medhybrid.draft.unlabelled import find_unlabelled
+from medhybrid.draft.unlabelled import find_unlabelled, on_most_voxels
 from medhybrid.draft.words import is_mask_path
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
@@ -320,6 +320,7 @@ def _labels(names: JsonNames | None, samples: Samples, ignored: int | None) -> t
             shown = ", ".join(str(v) for v in unnamed[:8])
             remarks.append(f"values without a name in the masks: {shown}; they are added as labels")
         single = not named and len(unnamed) == 1
+        remarks += on_most_voxels(samples) if not named else []
         if not named and not samples.n_objects and samples.may_number_objects:
             remarks.append(
                 "each mask has the values 1 to n, with another n in many: if they number objects of one kind, set one label "

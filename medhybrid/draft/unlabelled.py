@@ -37,6 +37,17 @@ def find_unlabelled(samples: Samples, named: Collection[int]) -> int | None:
     return last if _fills_scans(samples, last) else None
 
 
+def on_most_voxels(samples: Samples) -> list[str]:
+    """Return a remark on the largest value if it has most voxels, in a dataset that names no value."""
+    values = sorted(samples.volumes_ml)
+    if len(values) < 2 or not _fills_scans(samples, values[-1]):
+        return []
+    return [
+        f"the value {values[-1]} has most voxels of the masks: if these have no label, as beside scribbles, remove it from "
+        f"data.labels and set data.ignore_value: {values[-1]}"
+    ]
+
+
 def _fills_scans(samples: Samples, value: int) -> bool:
     """Return whether a value has most voxels of nearly every mask, and the background some of the others."""
     of_value, sizes = samples.volumes_ml[value], samples.sizes_ml

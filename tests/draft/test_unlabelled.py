@@ -68,6 +68,8 @@ def test_a_value_that_may_be_a_structure_stays_a_label(
     made = drafted(tmp_path, masks, names)
 
     assert made.config.data.ignore_value is None
+    if names is None:
+        assert any("the value 3 has most voxels of the masks" in r for r in made.draft.remarks)
     assert set(made.config.data.labels.values()) >= {int(v) for m in masks for v in np.unique(m)} - {0}
 
 
