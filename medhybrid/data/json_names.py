@@ -12,9 +12,17 @@ from medhybrid.data.layouts.case import read_json
 from medhybrid.data.layouts.datalist import find_datalist
 from medhybrid.errors import DataError
 
-BACKGROUND = ("background", "bg", "none", "unlabeled", "unlabelled")
-IGNORE = ("ignore", "ignored", "ignore_label", "unknown", "void", "not_labelled", "not labelled", "unlabeled_voxels")
-"""Names of the label value for voxels whose label is unknown."""
+UNLABELLED = ("unlabeled", "unlabelled")
+"""Names of the background (0), and beside another name for 0, of voxels whose label is unknown."""
+
+BACKGROUND = ("background", "bg", "none", *UNLABELLED)
+NO_LABEL = (
+    *UNLABELLED,
+    *("unknown", "void", "not labelled", "not labeled", "unlabeled voxels", "unlabelled voxels", "unannotated"),
+    *("not annotated", "no label", "no annotation", "dont care", "don't care", "dontcare"),
+)
+IGNORE = ("ignore", "ignored", "ignore label", *NO_LABEL)
+"""Names of voxels whose label is unknown. With the value 0, those of `NO_LABEL` are background, as in FreeSurfer's tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,7 @@ def _labels_of(
         return {}, None
     found: dict[str, int | tuple[int, ...]] = {}
     ignore: int | None = None
+    has_zero = any(str(v) == "0" or (str(k) == "0" and isinstance(v, str)) for k, v in values.items())
     for key, value in values.items():
         name, number = (str(value), key) if _is_number(key) and isinstance(value, str) else (str(key), value)
         numbers = tuple(int(v) for v in number) if isinstance(number, list) and all(map(_is_number, number)) else None
@@ -113,14 +122,16 @@ def _labels_of(
                 found=ascii(number)[:60],
                 remedy=f"correct {path.name}",
             )
-        if name.strip().casefold() in BACKGROUND and numbers is None and int(number) != 0:
+        plain = plain_name(name)
+        is_other = plain in UNLABELLED and has_zero
+        if plain in BACKGROUND and numbers is None and int(number) != 0 and not is_other:
             raise DataError(
                 f"{path.name}: the background has the value {int(number)}",
                 expected="0 for the background",
                 found=", ".join(f"{n}: {v}" for n, v in list(values.items())[:5]),
                 remedy="save the masks with 0 for the background, and correct the list",
             )
-        if name.strip().casefold() in ignored and numbers is None:
+        if plain in ignored and numbers is None and (int(number) != 0 or plain not in NO_LABEL):
             ignore = int(number)
         elif numbers is not None:
             if kept := tuple(dict.fromkeys(v for v in numbers if v)):
@@ -128,6 +139,11 @@ def _labels_of(
         elif int(number) != 0:
             found[_unique(name, found)] = int(number)
     return found, ignore
+
+
+def plain_name(name: str) -> str:
+    """Return a name in lower case with single blanks between its words, for comparison with `BACKGROUND` and `IGNORE`."""
+    return " ".join(name.casefold().replace("_", " ").split())
 
 
 def _unique(name: str, taken: dict[str, Any]) -> str:

@@ -24,7 +24,6 @@ from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
 from medhybrid.draft.folds import with_folds
 from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.label_maps import without_label_maps
-from medhybrid.draft.label_names import label_names
 from medhybrid.draft.mask_contents import several_by_contents
 from medhybrid.draft.named_labels import labels_by_name
 from medhybrid.draft.pair_table import table_of_pairs, unique_names
@@ -40,7 +39,7 @@ from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.draft.time_points import without_series
-from medhybrid.draft.unlabelled import find_unlabelled, on_most_voxels
+from medhybrid.draft.unlabelled import find_unlabelled, names_of_values, on_most_voxels
 from medhybrid.draft.words import is_mask_path
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
@@ -208,15 +207,16 @@ def _draft(
     optional |= {channels[i] for i in lacked.lacked if i < len(channels)}
     segments = count_segments(cases)
     ignored = names.ignore_value if names else None
-    if ignored is None and not segments:
-        ignored = find_unlabelled(samples, names.values if names else ())
+    if ignored is None and not segments and names and names.labels:
+        ignored = find_unlabelled(samples, names.values)
     ignores_others = False
     if segments:
         labels, remarks, ignores_others = labels_by_name(cases, segments)
     else:
         named, source_of_names = names, ""
         if names is None or not names.labels:
-            given, source_of_names = label_names(root, set(samples.volumes_ml) - {ignored})
+            given, source_of_names, unlabelled = names_of_values(root, samples)
+            ignored = unlabelled if ignored is None else ignored
             named = replace(names or JsonNames(root), labels={**given}) if given else names
         labels, remarks = _labels(named, samples, ignored)
         remarks += (

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
+from medhybrid.data.json_names import IGNORE, plain_name
+from medhybrid.draft.label_names import label_names
 from medhybrid.draft.samples import Samples
 
 VOID = 255
@@ -35,6 +38,22 @@ def find_unlabelled(samples: Samples, named: Collection[int]) -> int | None:
     if last == VOID and len(values) > 1:
         return VOID
     return last if _fills_scans(samples, last) else None
+
+
+def names_of_values(root: Path, samples: Samples) -> tuple[dict[str, int], str, int | None]:
+    """Return names of label values from a file below a folder, the file's name, and the value of voxels without a label.
+
+    The file may give this value a word for it (`unlabelled`), or no name. Names are empty without such a file.
+    """
+    values = set(samples.volumes_ml)
+    ignored = find_unlabelled(samples, ())
+    given, source = label_names(root, values - {ignored})
+    if void := [v for n, v in given.items() if plain_name(n) in IGNORE]:
+        return {n: v for n, v in given.items() if v not in void}, source, void[0] if len(void) == 1 else ignored
+    if not given and len(values) > 1 and _fills_scans(samples, max(values)):
+        given, source = label_names(root, values - {max(values)})
+        ignored = max(values) if given else ignored
+    return given, source, ignored
 
 
 def on_most_voxels(samples: Samples) -> list[str]:

@@ -34,6 +34,22 @@ def drafted(root: Path, masks: list[np.ndarray], names: Mapping[str, str] | None
     return init_study(root / "d", root / "study.yaml")
 
 
+@pytest.mark.parametrize(
+    "word", ["unlabelled", "Unlabeled", "not_annotated", "no label", "void", "Unknown", "ignore_label"]
+)
+def test_words_for_no_label_give_the_ignore_value(word: str, tmp_path: Path) -> None:
+    made = drafted(tmp_path, [scribbled({0: 9, 1: 5, 2: 4}, 3)] * 3, {**NAMES, "3": word})
+
+    assert (dict(made.config.data.labels), made.config.data.ignore_value) == ({"atrium": 1, "ventricle": 2}, 3)
+
+
+@pytest.mark.parametrize("word", ["Unknown", "void", "unlabelled", "unannotated", "none"])
+def test_such_words_for_0_are_the_background(word: str, tmp_path: Path) -> None:
+    made = drafted(tmp_path, [scribbled({1: 9, 2: 8}, 0)] * 3, {**NAMES, "0": word})
+
+    assert (dict(made.config.data.labels), made.config.data.ignore_value) == ({"atrium": 1, "ventricle": 2}, None)
+
+
 NAMES = {"1": "atrium", "2": "ventricle"}
 
 
@@ -43,6 +59,16 @@ def test_the_unnamed_value_of_most_voxels_beside_scribbles_is_no_label(rest: int
 
     assert (dict(made.config.data.labels), made.config.data.ignore_value) == ({"atrium": 1, "ventricle": 2}, rest)
     assert any(f"the value {rest} is taken for voxels without a label" in r for r in made.draft.remarks)
+
+
+@pytest.mark.parametrize("rest", ["", "3 unlabelled"])
+def test_voxels_without_a_label_are_known_by_a_list_of_names(rest: str, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "labels.txt").write_text(f"0 background\n1 atrium\n2 ventricle\n{rest}\n")
+
+    made = drafted(tmp_path, [scribbled({0: 9, 1: 5, 2: 4}, 3)] * 3, None)
+
+    assert (dict(made.config.data.labels), made.config.data.ignore_value) == ({"atrium": 1, "ventricle": 2}, 3)
 
 
 def test_255_beside_named_labels_is_no_label(tmp_path: Path) -> None:
