@@ -39,6 +39,17 @@ def on_modalities(cases: Sequence[Case], root: Path) -> list[str]:
     return [f"the images are of several sequences by their names ({shown}): {ONE_CHANNEL}"]
 
 
+def on_corners(samples: Samples, ignored: int | None) -> tuple[str, ...]:
+    """Return a remark on masks whose background may have another value than 0: a label is in each of their corners."""
+    n_inverted = sum(bool(c) and 0 not in c and c != {ignored} for c in samples.in_corners)
+    if n_inverted <= len(samples.in_corners) / 2:
+        return ()
+    return (
+        f"{n_inverted} of {len(samples.in_corners)} sampled masks have a label in each corner, where background is expected: "
+        "medhybrid takes 0 for the background",
+    )
+
+
 def on_sizes(samples: Samples) -> tuple[str, ...]:
     """Return a remark on image files that state no pixel size."""
     if not samples.n_sizeless:

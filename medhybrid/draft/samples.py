@@ -90,6 +90,8 @@ class Samples:
         Places of all labels in the masks that were read, other than those of image files.
     sizes_ml : dict
         Volume of the whole mask of each case that was read.
+    in_corners : tuple of frozenset
+        Values in the corners of the mask of each sampled case.
     """
 
     images: tuple[SampledImage, ...]
@@ -100,6 +102,7 @@ class Samples:
     contents: tuple[ChannelContents, ...] = ()
     places: tuple[Place, ...] = ()
     sizes_ml: dict[str, float] = field(default_factory=dict)
+    in_corners: tuple[frozenset[int], ...] = ()
 
     @property
     def n_read(self) -> int:
@@ -212,7 +215,8 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
     sizes: dict[str, float] = {}
     contents: list[ChannelContents] = []
     places: list[Place] = []
-    remarks, n_voxels, n_inverted = [], 0, 0
+    in_corners: list[frozenset[int]] = []
+    remarks, n_voxels = [], 0
     for case in chosen:
         if n_voxels > MAX_VOXELS:
             break
@@ -229,7 +233,9 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         contents += _contents_of(arrays, mask)
         places += place
         sizes[case.name] = mask.size * voxel_ml
-        n_inverted += mask.size > 0 and bool(mask[np.ix_(*([0, -1] for _ in mask.shape))].all())
+        in_corners.append(
+            frozenset(np.unique(mask[np.ix_(*([0, -1] for _ in mask.shape))]).astype(int).tolist() if mask.size else ())
+        )
         numbers, counts = np.unique(mask, return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             if number != 0 and float(number).is_integer():
@@ -238,12 +244,6 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
     n_more = _add_further_masks(others, volumes, sizes, places)
     if contents:
         contents += _further_contents(others)
-    if n_inverted > len(images) / 2:
-        remarks.insert(
-            0,
-            f"{n_inverted} of {len(images)} sampled masks have a label in each corner, where background is expected: "
-            "medhybrid takes 0 for the background",
-        )
     names = frozenset(case.name for case in chosen)
     return Samples(
         tuple(images),
@@ -254,6 +254,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         tuple(contents),
         tuple(places),
         sizes,
+        tuple(in_corners),
     )
 
 

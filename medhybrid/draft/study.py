@@ -30,7 +30,16 @@ from medhybrid.draft.pair_table import table_of_pairs, unique_names
 from medhybrid.draft.pairs import Pairs, find_pairs, image_files, mask_files
 from medhybrid.draft.places import do_places_vary, opposite_sides
 from medhybrid.draft.refused_pairs import refuse_further_masks
-from medhybrid.draft.remarks import left_out, on_folders, on_lists_below, on_modalities, on_partly, on_sides, on_sizes
+from medhybrid.draft.remarks import (
+    left_out,
+    on_corners,
+    on_folders,
+    on_lists_below,
+    on_modalities,
+    on_partly,
+    on_sides,
+    on_sizes,
+)
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, measure_segments, on_missing
 from medhybrid.draft.series import series_folders
@@ -241,6 +250,7 @@ def _draft(
         ignore_value=ignored,
         class_order=names.class_order if names else (),
         remarks=(
+            *on_corners(samples, ignored),
             *samples.remarks,
             *remarks,
             *lacked.remarks(channels),

@@ -59,6 +59,7 @@ def test_the_unnamed_value_of_most_voxels_beside_scribbles_is_no_label(rest: int
 
     assert (dict(made.config.data.labels), made.config.data.ignore_value) == ({"atrium": 1, "ventricle": 2}, rest)
     assert any(f"the value {rest} is taken for voxels without a label" in r for r in made.draft.remarks)
+    assert not any("in each corner" in r for r in made.draft.remarks)
 
 
 @pytest.mark.parametrize("rest", ["", "3 unlabelled"])
