@@ -106,6 +106,11 @@ class DataConfig(Frozen):
         description="Value in mask files of voxels whose label is unknown, for example in scribbles. They are neither trained "
         "nor scored.",
     )
+    beyond_scribbles: Literal["unknown", "background"] = Field(
+        "unknown",
+        description="What voxels outside the box around all scribbles of a case are: `background` if the scribbles of the "
+        "background enclose all structures of a scan. The box is in the plane of thick slices.",
+    )
     label_codes: dict[str, LabelCode] = Field(
         default_factory=dict,
         description="Codes of labels in DICOM output. Usually given with the label: `labels: {lesion: {value: 1, type: Lesion, "

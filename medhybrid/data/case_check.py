@@ -71,8 +71,9 @@ class CheckTask(BaseModel):
 def reading_of(config: StudyConfig) -> dict[str, object]:
     """Return the settings that affect the reading of images and masks."""
     ignored = {} if config.data.ignore_value is None else {"ignore_value": config.data.ignore_value}
+    beyond = {} if config.data.beyond_scribbles == "unknown" else {"beyond_scribbles": config.data.beyond_scribbles}
     rules = config.data.model_dump(include={"segments", "other_segments", "overlaps"})
-    return config.scans.model_dump() | rules | ignored
+    return config.scans.model_dump() | rules | ignored | beyond
 
 
 def check_settings(config: StudyConfig, case: Case) -> str:

@@ -32,6 +32,7 @@ from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import network_grid, prepare_image, prepare_labels, reference_labels
+from medhybrid.data.scribbles import fill_beyond
 from medhybrid.data.splits import Fold, kinds_of_subjects
 from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, save_case
 from medhybrid.errors import DataError, MedHybridError, item_error, reason_of
@@ -107,6 +108,8 @@ def prepare_case(task: PrepareTask) -> Finding | None:
         scan = load_image(case, config.data, config.scans)
         mask = reference_labels(load_mask(case, scan, config.data, config.scans).array[0], config.data)
         mask, _ = keep_annotated(mask, config.data, case.annotated)
+        if config.data.beyond_scribbles == "background":
+            mask = fill_beyond(mask, scan.grid.spacing_mm)
         refuse_too_large(case.name, scan.grid, plan)
         prepared = prepare_image(scan.array, scan.grid, plan)
         labels = prepare_labels(mask, prepared, plan)

@@ -18,11 +18,29 @@ UNLABELLED = ("unlabeled", "unlabelled")
 BACKGROUND = ("background", "bg", "none", *UNLABELLED)
 NO_LABEL = (
     *UNLABELLED,
-    *("unknown", "void", "not labelled", "not labeled", "unlabeled voxels", "unlabelled voxels", "unannotated"),
-    *("not annotated", "no label", "no annotation", "dont care", "don't care", "dontcare"),
+    *("unknown", "void", "not labelled", "not labeled", "unannotated", "not annotated", "no label", "no annotation"),
+    *("dont care", "dontcare", "unspecified", "undefined"),
 )
-IGNORE = ("ignore", "ignored", "ignore label", *NO_LABEL)
+IGNORE = ("ignore", "ignored", "exclude", "excluded", *NO_LABEL)
 """Names of voxels whose label is unknown. With the value 0, those of `NO_LABEL` are background, as in FreeSurfer's tables."""
+
+KIND_WORDS = frozenset(
+    {
+        *("label", "labels", "region", "regions", "area", "areas", "class", "voxel", "voxels", "pixel", "pixels"),
+        *("scribble", "scribbles"),
+    }
+)
+"""Last words of a name that do not change its meaning."""
+
+OUTSIDE_WORDS = frozenset(
+    {
+        *BACKGROUND,
+        *NO_LABEL,
+        *("clear", "outside", "exterior", "air", "nothing", "empty", "normal", "healthy", "rest", "other", "others"),
+        *("non", "no", "not", "zero", "0", "hintergrund", "fond", "fondo", "sfondo"),
+    }
+)
+"""Words of names for the value 0 that name no structure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,8 @@ class JsonNames:
         Value of voxels whose label is unknown.
     class_order : tuple of int
         nnU-Net's `regions_class_order`, the value of each region in a label map.
+    zero : str
+        Name of the value 0, if it is that of a structure.
     """
 
     path: Path
@@ -51,6 +71,7 @@ class JsonNames:
     labels: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
     ignore_value: int | None = None
     class_order: tuple[int, ...] = ()
+    zero: str = ""
 
     @property
     def values(self) -> set[int]:
@@ -86,7 +107,19 @@ def read_names(root: Path, *, ignored: Collection[str] = IGNORE) -> JsonNames | 
         labels,
         ignore,
         tuple(int(v) for v in order) if isinstance(order, list) and all(_is_number(v) for v in order) else (),
+        _structure_at_zero(values.get("labels")),
     )
+
+
+def _structure_at_zero(values: Any) -> str:
+    """Return the name of the value 0 if it is that of a structure; otherwise an empty text."""
+    if not isinstance(values, dict):
+        return ""
+    names = [
+        str(v) if _is_number(k) and isinstance(v, str) else str(k) for k, v in values.items() if "0" in (str(k), str(v))
+    ]
+    words = set(plain_name(names[0]).split()) | {plain_name(names[0])} if names else OUTSIDE_WORDS
+    return "" if words & OUTSIDE_WORDS else names[0]
 
 
 def _channels_of(values: Any) -> tuple[str, ...]:
@@ -111,9 +144,10 @@ def _labels_of(
         return {}, None
     found: dict[str, int | tuple[int, ...]] = {}
     ignore: int | None = None
-    has_zero = any(str(v) == "0" or (str(k) == "0" and isinstance(v, str)) for k, v in values.items())
+    zero = [plain_name(str(v) if str(k) == "0" else str(k)) for k, v in values.items() if "0" in (str(k), str(v))]
     for key, value in values.items():
         name, number = (str(value), key) if _is_number(key) and isinstance(value, str) else (str(key), value)
+        number = number[0] if isinstance(number, list) and len(number) == 1 else number
         numbers = tuple(int(v) for v in number) if isinstance(number, list) and all(map(_is_number, number)) else None
         if numbers is None and not _is_number(number):
             raise DataError(
@@ -123,8 +157,9 @@ def _labels_of(
                 remedy=f"correct {path.name}",
             )
         plain = plain_name(name)
-        is_other = plain in UNLABELLED and has_zero
-        if plain in BACKGROUND and numbers is None and int(number) != 0 and not is_other:
+        is_other = plain in UNLABELLED and numbers is None and (bool(zero) or int(number) > 1)
+        is_second = plain.startswith("background") and bool(zero) and zero[0] in NO_LABEL
+        if (plain in BACKGROUND or is_second) and numbers is None and int(number) != 0 and not is_other:
             raise DataError(
                 f"{path.name}: the background has the value {int(number)}",
                 expected="0 for the background",
@@ -142,8 +177,9 @@ def _labels_of(
 
 
 def plain_name(name: str) -> str:
-    """Return a name in lower case with single blanks between its words, for comparison with `BACKGROUND` and `IGNORE`."""
-    return " ".join(name.casefold().replace("_", " ").split())
+    """Return a name for comparison with `BACKGROUND` and `IGNORE`: in lower case, without a last word such as `label`."""
+    words = re.sub(r"[-_\s]+", " ", re.sub("['\u2019]", "", name.casefold())).split()
+    return " ".join(words[:-1] if len(words) > 1 and words[0] != "no" and words[-1] in KIND_WORDS else words)
 
 
 def _unique(name: str, taken: dict[str, Any]) -> str:
@@ -156,7 +192,7 @@ def _unique(name: str, taken: dict[str, Any]) -> str:
 
 
 def _is_background(first: list[Any]) -> bool:
-    return bool(first) and str(first[0]).strip().casefold() in BACKGROUND
+    return bool(first) and plain_name(str(first[0])) in (*BACKGROUND, *NO_LABEL)
 
 
 def _is_number(value: Any) -> bool:

@@ -29,6 +29,7 @@ FILE = "source.json"
 DATA_KEYS = (
     "labelled",
     "ignore_value",
+    "beyond_scribbles",
     "channels",
     "labels",
     "regions",
@@ -189,7 +190,7 @@ def _load_source(folder: Path) -> DatasetSource | None:
 
 def _with_present_defaults(source: DatasetSource) -> DatasetSource:
     """Return a source in which a default of an earlier version is the present one."""
-    settings = dict(source.settings)
+    settings = {"data.beyond_scribbles": "unknown"} | source.settings
     if settings.get("prepare.max_patch_voxels") == EARLIER_PATCH_VOXELS:
         settings["prepare.max_patch_voxels"] = None
     return source.model_copy(update={"settings": settings})

@@ -50,6 +50,8 @@ class Draft:
         Lines of a table of cases that must be written, with the column names first; empty if the dataset has a list.
     ignore_value : int, optional
         Value of voxels whose label is unknown.
+    are_enclosed : bool
+        Whether scribbles of the background enclose those of the structures.
     is_colour : bool
         Whether the images are files with red, green and blue.
     remarks : tuple of str
@@ -79,6 +81,7 @@ class Draft:
     subject_pattern: str | None
     subject_reason: str
     ignore_value: int | None = None
+    are_enclosed: bool = False
     class_order: tuple[int, ...] = ()
     table: list[list[str]] = field(default_factory=list)
     rules: StudyRules | None = None

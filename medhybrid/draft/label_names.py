@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from medhybrid.data.channels import IMAGE_SUFFIX
-from medhybrid.data.json_names import BACKGROUND
+from medhybrid.data.json_names import BACKGROUND, UNLABELLED, plain_name
 from medhybrid.draft.words import words_of
 from medhybrid.errors import MedHybridError
 from medhybrid.tables import decode_text, read_table
@@ -78,12 +78,17 @@ def label_names(root: Path, values: Collection[int]) -> tuple[dict[str, int], st
     """
     for path in _files(root):
         with suppress(MedHybridError, OSError, UnicodeError, ValueError, TypeError, RecursionError):
-            named = {n: v for v, n in _read(path).items() if v and n and n.casefold() not in BACKGROUND}
+            named = {n: v for v, n in _read(path).items() if v and n and not _is_background(n)}
             if _are_cases(named, root):
                 continue
             if named and set(values) <= set(named.values()) and len(set(named.values())) == len(named):
                 return {n: v for n, v in named.items() if v in values}, path.name
     return {}, ""
+
+
+def _is_background(name: str) -> bool:
+    """Return whether a value other than 0 has a name of the background; `unlabelled` may be that of other voxels."""
+    return plain_name(name) in BACKGROUND and plain_name(name) not in UNLABELLED
 
 
 def _are_cases(names: Collection[str], root: Path) -> bool:

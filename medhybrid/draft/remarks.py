@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medhybrid.data.channel_words import names_channel
+from medhybrid.data.json_names import JsonNames
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.datalist import datalists_below
 from medhybrid.draft.pairs import Pair
@@ -47,6 +48,16 @@ def on_corners(samples: Samples, ignored: int | None) -> tuple[str, ...]:
     return (
         f"{n_inverted} of {len(samples.in_corners)} sampled masks have a label in each corner, where background is expected: "
         "medhybrid takes 0 for the background",
+    )
+
+
+def on_zero(names: JsonNames | None) -> tuple[str, ...]:
+    """Return a remark on a structure with the value 0, which counts as background."""
+    if names is None or not names.zero:
+        return ()
+    return (
+        f"{printable_path(names.path.name)} gives 0 the name {names.zero}: medhybrid takes 0 for the background. If it is a "
+        "structure, save the masks with another value for it",
     )
 
 

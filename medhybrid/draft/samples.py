@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medhybrid.data.even_sample import sample_step
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
+from medhybrid.data.scribbles import encloses
 from medhybrid.draft.places import Place, place_of
 from medhybrid.draft.segments import names_in_mask
 from medhybrid.draft.stand_ins import ChannelContents, contents_of
@@ -92,6 +93,8 @@ class Samples:
         Volume of the whole mask of each case that was read.
     in_corners : tuple of frozenset
         Values in the corners of the mask of each sampled case.
+    enclosed : frozenset of str
+        Sampled cases in whose masks a box around the background encloses all values but the one of most voxels: see `encloses`.
     """
 
     images: tuple[SampledImage, ...]
@@ -103,6 +106,7 @@ class Samples:
     places: tuple[Place, ...] = ()
     sizes_ml: dict[str, float] = field(default_factory=dict)
     in_corners: tuple[frozenset[int], ...] = ()
+    enclosed: frozenset[str] = frozenset()
 
     @property
     def n_read(self) -> int:
@@ -216,6 +220,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
     contents: list[ChannelContents] = []
     places: list[Place] = []
     in_corners: list[frozenset[int]] = []
+    enclosed: set[str] = set()
     remarks, n_voxels = [], 0
     for case in chosen:
         if n_voxels > MAX_VOXELS:
@@ -233,6 +238,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         contents += _contents_of(arrays, mask)
         places += place
         sizes[case.name] = mask.size * voxel_ml
+        enclosed |= {case.name} if _are_enclosed(mask, image.spacing_mm) else set()
         in_corners.append(
             frozenset(np.unique(mask[np.ix_(*([0, -1] for _ in mask.shape))]).astype(int).tolist() if mask.size else ())
         )
@@ -255,6 +261,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         tuple(places),
         sizes,
         tuple(in_corners),
+        frozenset(enclosed),
     )
 
 
@@ -360,6 +367,15 @@ def _refuse_soft_edges(case: Case, mask: NDArray[Any]) -> None:
             found=f"{len(between)} values between them",
             remedy="save the masks again with a threshold at half of the largest value",
         )
+
+
+def _are_enclosed(mask: NDArray[np.generic], spacing_mm: tuple[float, ...]) -> bool:
+    """Return whether a mask has scribbles of the background around those of structures, and another value in most voxels."""
+    values, counts = np.unique(mask, return_counts=True)
+    if mask.ndim != 3 or len(values) < 3 or 2 * counts.max() < mask.size or values[np.argmax(counts)] == 0:
+        return False
+    known = mask != values[np.argmax(counts)]
+    return encloses(known, known & (mask != 0), spacing_mm)
 
 
 def _mask_of(case: Case) -> tuple[NDArray[np.generic], float, list[Place]]:

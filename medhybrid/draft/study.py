@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
+from medhybrid.config.data import MAX_LABELS
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, datasets_below, folder_of_datasets, list_dataset, recognise
@@ -39,6 +40,7 @@ from medhybrid.draft.remarks import (
     on_partly,
     on_sides,
     on_sizes,
+    on_zero,
 )
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, measure_segments, on_missing
@@ -48,7 +50,7 @@ from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.draft.time_points import without_series
-from medhybrid.draft.unlabelled import find_unlabelled, names_of_values, on_most_voxels
+from medhybrid.draft.unlabelled import are_enclosed, find_unlabelled, names_of_values, on_most_voxels
 from medhybrid.draft.words import is_mask_path
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
@@ -248,9 +250,11 @@ def _draft(
         subject_pattern=pattern,
         subject_reason=reason,
         ignore_value=ignored,
+        are_enclosed=are_enclosed(samples, ignored),
         class_order=names.class_order if names else (),
         remarks=(
             *on_corners(samples, ignored),
+            *on_zero(names),
             *samples.remarks,
             *remarks,
             *lacked.remarks(channels),
@@ -341,7 +345,8 @@ def _labels(names: JsonNames | None, samples: Samples, ignored: int | None) -> t
                 f"the masks number objects, up to {n_objects} in one: all objects are taken for one label. If the values are "
                 "kinds of structures, name them in data.labels"
             )
-            named, unnamed = {"foreground": tuple(range(1, OBJECTS_MARGIN * n_objects + 1))}, []
+            largest = max(n_objects, min(OBJECTS_MARGIN * n_objects, MAX_LABELS))
+            named, unnamed = {"foreground": tuple(range(1, largest + 1))}, []
         if not named and unnamed in TWO_FORMS and samples.are_apart(unnamed):
             remarks.append(f"some masks have the value 1, others {unnamed[1]}: both are taken for the same label")
             named, unnamed = {"foreground": tuple(unnamed)}, []
@@ -449,7 +454,7 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
         rules=rules,
         ignores_others=rules.has_others,
         table=rules.lines,
-        remarks=(*on_sides(sided), *rules.remarks, *left_out(listed)),
+        remarks=(*on_sides(sided), *rules.remarks, *on_missing(rules.labels, rules.n_masks), *left_out(listed)),
         masks=_masks_of(listed),
         sided=sided,
     )

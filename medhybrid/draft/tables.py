@@ -12,6 +12,7 @@ from pathlib import Path
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.entry_keys import SUBJECT_WORDS
+from medhybrid.data.layouts.label_files import SEPARATOR, cell_of
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import find_tables, is_blank, split_column, with_split
 from medhybrid.draft.long_tables import as_wide
@@ -219,7 +220,7 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
         if (is_blank(row[mask]) and not is_test) or all(is_blank(row[c]) for c in images):
             left_out += 1
             continue
-        files = ["" if is_blank(row[c]) else str(_path_of(path.parent, row[c])) for c in (mask, *images)]
+        files = ["" if is_blank(row[c]) else _absolute(path.parent, row[c]) for c in (mask, *images)]
         lines.append([name, *(row[column] for column in others.values()), *files])
     if case is not None and [case, mask, subject] == known and path.is_file():
         return CaseTable(path.name, tuple(images), [], optional, subject=subject or "", own_lines=lines)
@@ -269,10 +270,18 @@ def _file_columns(table: Table, folder: Path) -> list[str]:
 def _is_file(folder: Path, cell: str) -> bool:
     if "\0" in cell:
         return False
+    if parts := _parts_of(folder, cell):
+        return all(_is_file(folder, p) for p in parts)
     path = _path_of(folder, cell)
     if IMAGE_SUFFIX.search(cell) or DICOM_SUFFIX.search(cell):
         return os.path.exists(path)
     return ("/" in cell or "\\" in cell) and os.path.exists(path) and (not path.suffix or os.path.isdir(path))
+
+
+def _parts_of(folder: Path, cell: str) -> list[str]:
+    """Return the files of a cell that has several, with `;` between them; empty for any other cell."""
+    parts = [t.strip() for t in cell.split(SEPARATOR) if t.strip()]
+    return parts if len(parts) > 1 and not os.path.exists(_path_of(folder, cell)) else []
 
 
 def _are_rasters(table: Table, column: str) -> bool:
@@ -294,6 +303,10 @@ def _path_of(folder: Path, cell: str) -> Path:
     """Return the path of a cell, which may have the separators of Windows."""
     path = folder / cell
     return path if os.path.exists(path) else folder / cell.replace("\\", "/")
+
+
+def _absolute(folder: Path, cell: str) -> str:
+    return cell_of([_path_of(folder, c) for c in _parts_of(folder, cell) or [cell]])
 
 
 def _is_result(column: str) -> bool:

@@ -48,6 +48,10 @@ def config_text(draft: Draft, root: Path, *, minutes: float | None = None) -> st
         lines.append(
             f"  ignore_value: {draft.ignore_value}  # voxels whose label is unknown: neither trained nor scored"
         )
+    if draft.are_enclosed:
+        lines.append(
+            "  beyond_scribbles: background  # outside the box around all scribbles; remove it if structures lie there"
+        )
     if draft.rules is not None:
         lines += _rules(draft)
     if draft.ignores_others:

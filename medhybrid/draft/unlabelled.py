@@ -28,16 +28,15 @@ def find_unlabelled(samples: Samples, named: Collection[int]) -> int | None:
     Parameters
     ----------
     named : collection of int
-        Values with a name; empty if the dataset names none. Then 255 beside 1, 2, ... counts only.
+        Values with a name; empty if the dataset names none. Then only 255 beside small values counts.
     """
     *values, last = sorted(samples.volumes_ml) or [0]
-    if not named:
-        return VOID if last == VOID and len(values) > 1 and values == list(range(1, len(values) + 1)) else None
+    is_border = last == VOID and _is_beside(samples, last)
+    if not named:  # grey values of classes are further apart
+        return VOID if is_border and len(values) > 1 and values[-1] <= 2 * len(values) else None
     if not values or last in named or not set(values) <= set(named) or last < max(named):
         return None
-    if last == VOID and len(values) > 1:
-        return VOID
-    return last if _fills_scans(samples, last) else None
+    return last if is_border or _fills_scans(samples, last) else None
 
 
 def names_of_values(root: Path, samples: Samples) -> tuple[dict[str, int], str, int | None]:
@@ -46,14 +45,28 @@ def names_of_values(root: Path, samples: Samples) -> tuple[dict[str, int], str, 
     The file may give this value a word for it (`unlabelled`), or no name. Names are empty without such a file.
     """
     values = set(samples.volumes_ml)
-    ignored = find_unlabelled(samples, ())
-    given, source = label_names(root, values - {ignored})
-    if void := [v for n, v in given.items() if plain_name(n) in IGNORE]:
-        return {n: v for n, v in given.items() if v not in void}, source, void[0] if len(void) == 1 else ignored
-    if not given and len(values) > 1 and _fills_scans(samples, max(values)):
-        given, source = label_names(root, values - {max(values)})
-        ignored = max(values) if given else ignored
-    return given, source, ignored
+    given, source = label_names(root, values)
+    if not given and len(values) > 1:
+        last = max(values)
+        if _fills_scans(samples, last) or (last == VOID and _is_beside(samples, last)):
+            given, source = label_names(root, values - {last})
+    if not given:
+        return {}, "", find_unlabelled(samples, ())
+    void = [v for n, v in given.items() if plain_name(n) in IGNORE]
+    named = {n: v for n, v in given.items() if v not in void}
+    return named, source, void[0] if len(void) == 1 else find_unlabelled(samples, given.values())
+
+
+def are_enclosed(samples: Samples, ignored: int | None) -> bool:
+    """Return whether scribbles of the background enclose those of structures in each sampled mask."""
+    return ignored is not None and len(samples.enclosed) == samples.n_read > 0 and _fills_scans(samples, ignored)
+
+
+def _is_beside(samples: Samples, value: int) -> bool:
+    """Return whether most masks with a value have other values, too: it is no other form of a label in other masks."""
+    others = [by_case.keys() for v, by_case in samples.volumes_ml.items() if v != value]
+    cases = samples.volumes_ml[value].keys()
+    return 2 * sum(any(c in o for o in others) for c in cases) > len(cases)
 
 
 def on_most_voxels(samples: Samples) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from medhybrid.data.layouts.case import Files
 from medhybrid.data.layouts.dataset_names import joined_words
+from medhybrid.data.sides import LEFT, RIGHT, WORD
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.names import printable_path
 from medhybrid.scans import ScanEntry
@@ -21,8 +21,7 @@ from medhybrid.scans.walk import visible_files
 def join_masks(masks: Sequence[ScanEntry]) -> list[ScanEntry]:
     """Return masks, with the SEG, or the RTSTRUCT, that refer to the same series and have different segments as one entry.
 
-    Files with a segment in common, or with segments that differ only in numbers, may be those of several readers: they stay
-    separate.
+    Others may be those of several readers, and stay separate: see `are_parts`.
     """
     groups: dict[tuple[object, ...], list[ScanEntry]] = {}
     for entry in masks:
@@ -38,17 +37,32 @@ def join_masks(masks: Sequence[ScanEntry]) -> list[ScanEntry]:
 
 
 def are_parts(paths: Sequence[Path]) -> bool:
-    """Return whether each of several SEG or RTSTRUCT has other segments, so that together they are one mask."""
-    seen: set[str] = set()
+    """Return whether each of several SEG or RTSTRUCT has segments of other structures, so that together they are one mask.
+
+    Names that share a word, other than those of the two sides, may be of one structure: `GTV_JS` and `GTV_MK`.
+    """
+    seen: list[tuple[frozenset[str], frozenset[str]]] = []
     for path in paths:
         try:
-            own = {re.sub(r"[\d_]+", "", joined_words(n)[0]) for n in reference_names(path)}
+            own = [_words(n) for n in reference_names(path)]
         except MedHybridError:
             return False
-        if not own or "" in own or own & seen:
+        if not own or any(_are_alike(a, b) for a in own for b in seen):
             return False
-        seen |= own
+        seen += own
     return True
+
+
+def _words(name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the words for a side in a name, and its other words without numbers."""
+    words = {w.casefold() for w in WORD.findall(name) if not w.isdecimal()}
+    sides = {"left" for w in words & {*LEFT}} | {"right" for w in words & {*RIGHT}}
+    return frozenset(sides), frozenset(words - {*LEFT, *RIGHT}) or frozenset({""})
+
+
+def _are_alike(a: tuple[frozenset[str], frozenset[str]], b: tuple[frozenset[str], frozenset[str]]) -> bool:
+    are_two_sides = bool(a[0]) and bool(b[0]) and a[0] != b[0]
+    return bool(a[1] & b[1]) and not are_two_sides
 
 
 def _series_of(paths: Sequence[Path]) -> list[str]:
@@ -75,7 +89,8 @@ def references_of(mask: Files, case: str) -> tuple[Path, ...]:
         paths = tuple(visible_files(paths[0]))
     if not paths or not all(p.is_file() and reference_kind(p) for p in paths):
         return ()
-    if len(paths) > 1 and not are_parts(paths):
+    names = [joined_words(n) for p in paths for n in dict.fromkeys(reference_names(p))] if len(paths) > 1 else []
+    if len(set(names)) < len(names):
         raise DataError(
             f"case {case}: its mask has several files, which may be of several readers",
             expected="one DICOM SEG or RTSTRUCT, or several that have different segments",

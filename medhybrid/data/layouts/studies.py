@@ -80,7 +80,10 @@ def _masks_of(members: Sequence[ScanEntry], config: DataConfig, study: str) -> l
     named = named or [e for e in members if matches(e, config.mask_pattern)]
     if config.mask_pattern == default:
         named = [e for e in named if not _is_other_mask(e, config)]
-    return named or [e for e in members if e.modality in KINDS]
+    dicom = [e for e in members if e.modality in KINDS]
+    if named and config.mask_pattern == default and all(e in dicom for e in named) and len(join_masks(dicom)) == 1:
+        return dicom  # a SEG for each organ, one of them in a folder such as `liver_mask`
+    return named or dicom
 
 
 def _is_other_mask(entry: ScanEntry, config: DataConfig) -> bool:
