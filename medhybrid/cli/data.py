@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -83,7 +84,9 @@ def inspect(
     else:
         reporter.message(f"{counts}, {len(masks)} reference masks")
         reporter.table(f"Dataset {draft.name}", ["property", "value"], describe_dataset(draft))
-        reporter.message(f"next: medhybrid init {path}  or  medhybrid train {path} --minutes 30")
+        reporter.message(
+            f"next: medhybrid init {quote(str(path))}  or  medhybrid train {quote(str(path))} --minutes 30"
+        )
     return 2 if not n_ok else 1 if n_refused else 0
 
 

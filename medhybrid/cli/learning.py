@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -111,7 +112,7 @@ def train(
         for line in result.verdict.lines:
             reporter.message(line)
     else:
-        reporter.message(f"next: medhybrid predict SCANS --model {result.folder} --out OUT")
+        reporter.message(f"next: medhybrid predict SCANS --model {quote(str(result.folder))} --out OUT")
     return 0
 
 

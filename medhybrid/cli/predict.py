@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -170,7 +171,9 @@ def _report_review(result: FolderResult, out: str, reporter: Reporter) -> None:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     which = f": {', '.join(names[:SHOWN])}{more}" if names else ""
     reporter.message(f"{len(names)} of {result.n_done} masks need review{which}")
-    reporter.message(f"next: medhybrid review {f'FOLDER, a local copy of {out}' if is_remote(out) else out}")
+    reporter.message(
+        f"next: medhybrid review {f'FOLDER, a local copy of {out}' if is_remote(out) else quote(str(out))}"
+    )
 
 
 def listen(
@@ -257,7 +260,7 @@ def import_model(
         orientation=orientation,  # type: ignore[arg-type]
         reporter=reporter,
     )
-    reporter.message(f"next: medhybrid predict SCANS --model {place} --out OUT")
+    reporter.message(f"next: medhybrid predict SCANS --model {quote(str(place))} --out OUT")
     return 0
 
 
@@ -293,7 +296,7 @@ def serve(
 
     import_for("serve", "fastapi")
     import_for("serve", "uvicorn")
-    from medhybrid.steps.serve_http import make_app, run_server
+    from medhybrid.steps.serve_http import check_start, make_app, run_server
 
     named = dict(_named_model(text) for text in models)
     if len(named) < len(models):
@@ -313,9 +316,11 @@ def serve(
     options = ServeOptions(max_upload_mb=max_upload_mb, max_queued=max_queued, keep_hours=keep_hours, dicomweb=dicomweb)
     token = os.environ.get("MEDHYBRID_TOKEN", "")
     with patient_files(mode):
-        app = make_app(Jobs(spool, loaders, options), listed, token=token)
+        jobs = Jobs(spool, loaders, options)
+        check_start(jobs, host=host, token=token)
+        app = make_app(jobs, listed, token=token)
         call_of(context).reporter().message(f"serving {', '.join(named)} on http://{host}:{port}  (stop with Ctrl-C)")
-        run_server(app, host=host, port=port, token=token)
+        run_server(app, host=host, port=port)
     return 0
 
 

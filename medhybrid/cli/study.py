@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,7 +35,7 @@ def init(
     reporter = call_of(context).reporter(quiet)
     made = init_study(data, out, name=name, minutes=checked_minutes(minutes) or DEFAULT_MINUTES, reporter=reporter)
     reporter.message(f"{made.path}: {describe(made.draft)}")
-    reporter.message(f"next: medhybrid preprocess --config {made.path}")
+    reporter.message(f"next: medhybrid preprocess --config {quote(str(made.path))}")
     return 0
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from medhybrid.config.data import MAX_LABELS
 from medhybrid.data.channel_words import names_channel
 from medhybrid.data.json_names import JsonNames
 from medhybrid.data.layouts import Case
@@ -14,6 +15,7 @@ from medhybrid.data.layouts.datalist import datalists_below
 from medhybrid.draft.pairs import Pair
 from medhybrid.draft.samples import Samples
 from medhybrid.draft.words import CT_WORDS, MR_WORDS, names_group
+from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
 MAX_FOLDERS, MIN_CASES = 4, 3
@@ -23,6 +25,9 @@ ONE_CHANNEL = "one channel has all of them; to train on one, move the others awa
 
 SEQUENCES = ("T1", "T1ce", "T2", "FLAIR", "DWI", "ADC", "PD", "SWI")
 """Sequences that are looked for in the names of images."""
+
+OBJECTS_MARGIN = 4
+"""Masks that are not sampled may have more objects, by up to this factor."""
 
 
 def on_modalities(cases: Sequence[Case], root: Path) -> list[str]:
@@ -59,6 +64,18 @@ def on_zero(names: JsonNames | None) -> tuple[str, ...]:
         f"{printable_path(names.path.name)} gives 0 the name {names.zero}: medhybrid takes 0 for the background. If it is a "
         "structure, save the masks with another value for it",
     )
+
+
+def check_objects(n_objects: int) -> int:
+    """Return the largest value of masks that number up to some objects; raise `DataError` if a label has not so many values."""
+    if n_objects > MAX_LABELS:
+        raise DataError(
+            "the masks number their objects",
+            expected=f"at most {MAX_LABELS} of them",
+            found=f"{n_objects} in one mask",
+            remedy="save the masks with 0 for the background and 1 for all objects",
+        )
+    return min(OBJECTS_MARGIN * n_objects, MAX_LABELS)
 
 
 def on_sizes(samples: Samples) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
-from medhybrid.config.data import MAX_LABELS
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, datasets_below, folder_of_datasets, list_dataset, recognise
@@ -32,6 +31,7 @@ from medhybrid.draft.pairs import Pairs, find_pairs, image_files, mask_files
 from medhybrid.draft.places import do_places_vary, opposite_sides
 from medhybrid.draft.refused_pairs import refuse_further_masks
 from medhybrid.draft.remarks import (
+    check_objects,
     left_out,
     on_corners,
     on_folders,
@@ -68,9 +68,6 @@ MANY_LABELS = 60
 """More values without names may be those of an image that has the name of a mask."""
 
 REMOVE = "if it is a label, add it to data.labels, and remove data.ignore_value"
-
-OBJECTS_MARGIN = 4
-"""Masks that are not sampled may have more objects, by up to this factor."""
 
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -345,7 +342,7 @@ def _labels(names: JsonNames | None, samples: Samples, ignored: int | None) -> t
                 f"the masks number objects, up to {n_objects} in one: all objects are taken for one label. If the values are "
                 "kinds of structures, name them in data.labels"
             )
-            largest = max(n_objects, min(OBJECTS_MARGIN * n_objects, MAX_LABELS))
+            largest = check_objects(n_objects)
             named, unnamed = {"foreground": tuple(range(1, largest + 1))}, []
         if not named and unnamed in TWO_FORMS and samples.are_apart(unnamed):
             remarks.append(f"some masks have the value 1, others {unnamed[1]}: both are taken for the same label")

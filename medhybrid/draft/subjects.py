@@ -86,9 +86,6 @@ VISIT_FIRST = re.compile(
 )
 """A name that begins with the visit, side, phase or sequence: `baseline_001`, `OD_001`, `ED_P1`, `T1_P1`, `left001`."""
 
-MODALITY_FIRST = re.compile(r"^(?:[^\W_]+[_\-])?(?:ct|cbct|mri?|pet|us)[_\-]?(\w*\d\w*)$", re.IGNORECASE)
-"""A name with the kind of scan before the number of the person: `topcow_ct_001`, `MR_P1`."""
-
 DATED = re.compile(rf"^(?:{VISIT})(?![^\W_])", re.IGNORECASE)
 """The last part of a name that is a visit, also with more text: `2018-04-16`, `08-13-2005-NA-PET-CT`."""
 
@@ -182,7 +179,7 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
     are_tiles = len(tiles) > 1 and sum(tiles.values()) == len(names) and min(tiles.values()) > MAX_SCANS
     are_tiles = are_tiles and not any(END_OF_GROUP.search(t) or YEAR.search(t) for t in tiles)
     known = (EXPORTED_COPY, COPY_OF_SCAN, TILE, *([PLACE] if are_tiles else []), VIDEO, PART_WORD, VISIT_FIRST)
-    for whole in (*known, MODALITY_FIRST, DATE_AT_END, JOINED, *([FOLLOWED] if _are_followed(names) else [])):
+    for whole in (*known, DATE_AT_END, JOINED, *([FOLLOWED] if _are_followed(names) else [])):
         if (found_by := _with_pattern(whole, names)) is not None:
             return found_by
     for separator in ("_", "-", "."):

@@ -13,6 +13,7 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -39,11 +40,15 @@ MAX_LINK_BYTES = 4096
 """Longest path that a symbolic link leads to."""
 
 
+UNPACK_BELOW: ContextVar[Path | None] = ContextVar("UNPACK_BELOW", default=None)
+"""Folder for unpacked archives; by default, that of temporary files."""
+
+
 class UnpackedFolder:
     """Temporary folder that is removed with this object, or when the interpreter exits."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="medhybrid-"))
+        self.path = Path(tempfile.mkdtemp(prefix="medhybrid-", dir=UNPACK_BELOW.get()))
         self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 

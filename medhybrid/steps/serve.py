@@ -1,6 +1,7 @@
 """Jobs of `medhybrid serve`: scans that clients upload, predicted one after the other.
 
 SPOOL/incoming/<job>/      upload in progress; removed when the service starts
+SPOOL/unpacked/            scans of archives while they are predicted; emptied when the service starts
 SPOOL/queued/<job>/        complete: job.json, and input/ with the scan
 SPOOL/results/<job>/       output folder of predict
 SPOOL/done/<job>/          predicted
@@ -26,19 +27,20 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from medhybrid.errors import OF_MACHINE, ConfigError, DataError, MedHybridError, OutputError
-from medhybrid.files import held, write_atomically
+from medhybrid.files import write_atomically
 from medhybrid.inference.model import Segmenter
 from medhybrid.inference.records import LabelMeasure, Prediction, Records
 from medhybrid.memory import free_memory
 from medhybrid.owned import FolderKind, claim_folder, remove_tree
 from medhybrid.progress import Silent
+from medhybrid.scans.archives import UNPACK_BELOW
 from medhybrid.scans.pacs.exchange import fetch_study, parse_endpoint
 from medhybrid.steps.predict import predict
-from medhybrid.steps.spool import STATES, State, folders, make_states, move
+from medhybrid.steps.spool import STATES, State, folders, locked, make_states, move
 
 logger = logging.getLogger(__name__)
 
-SPOOL = FolderKind("serve", {**dict.fromkeys(STATES, ("*",)), "results": ("*",)})
+SPOOL = FolderKind("serve", dict.fromkeys((*STATES, "results", "unpacked"), ("*",)))
 """Spool folder of `serve`."""
 
 JOB = re.compile(r"[0-9a-f]{32}")
@@ -218,13 +220,12 @@ class Jobs:
         OutputError
             If another service uses the spool.
         """
-        with held(self.spool / ".serve.lock", wait=False) as is_ours:
-            if not is_ours:
-                raise OutputError(
-                    f"another service uses {self.spool}", remedy="stop the other one, or choose another --spool"
-                )
-            for unfinished in filter(Path.is_dir, self._unfinished):
+        unpacked = self.spool / "unpacked"
+        with locked(self.spool):
+            for unfinished in filter(Path.is_dir, [*self._unfinished, unpacked]):
                 remove_tree(unfinished, owner=self.spool)
+            unpacked.mkdir(mode=0o700)
+            UNPACK_BELOW.set(unpacked)  # a service that is killed leaves no scan elsewhere
             next_removal = 0.0
             while not stop.wait(POLL_S):
                 if time.monotonic() >= next_removal:

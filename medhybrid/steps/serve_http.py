@@ -36,6 +36,7 @@ from starlette.requests import ClientDisconnect
 from medhybrid.errors import OF_MACHINE, ConfigError, MedHybridError
 from medhybrid.steps.models import ListedModel
 from medhybrid.steps.serve import Jobs, JobStatus, RefusedError
+from medhybrid.steps.spool import locked
 from medhybrid.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -339,22 +340,30 @@ def _page(description: dict[str, Any]) -> str:
     )
 
 
-def run_server(app: FastAPI, *, host: str, port: int, token: str) -> None:
-    """Serve the application until interrupted.
+def check_start(jobs: Jobs, *, host: str, token: str) -> None:
+    """Check that a service may start.
 
     Raises
     ------
     ConfigError
-        If other computers could connect without a token, or the address cannot be used.
+        If other computers could connect without a token.
+    OutputError
+        If another service uses the folder of the jobs.
     """
-    import uvicorn
-
     if not token and not _is_loopback(host):
         raise ConfigError(
             f"{host} can be reached from other computers, and no token is set",
             expected="MEDHYBRID_TOKEN in the environment, or --host 127.0.0.1",
             remedy="export MEDHYBRID_TOKEN=$(openssl rand -hex 32)",
         )
+    with locked(jobs.spool):
+        pass
+
+
+def run_server(app: FastAPI, *, host: str, port: int) -> None:
+    """Serve the application until interrupted; raise `ConfigError` if the address cannot be used."""
+    import uvicorn
+
     config = uvicorn.Config(
         app,
         host=host,

@@ -5,9 +5,13 @@ A job moves between states by one rename, so that after a crash each job is in e
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
+
+from medhybrid.errors import OutputError
+from medhybrid.files import held
 
 State = Literal["incoming", "queued", "done", "failed"]
 
@@ -18,6 +22,15 @@ def make_states(spool: Path) -> None:
     """Create the folder of each state."""
     for state in STATES:
         (spool / state).mkdir(exist_ok=True)
+
+
+@contextmanager
+def locked(spool: Path) -> Iterator[None]:
+    """Lock a spool; raise `OutputError` if another service uses it."""
+    with held(spool / ".serve.lock", wait=False) as is_ours:
+        if not is_ours:
+            raise OutputError(f"another service uses {spool}", remedy="stop the other one, or choose another --spool")
+        yield
 
 
 def folders(parent: Path) -> list[Path]:

@@ -206,14 +206,87 @@ def test_a_case_without_the_seg_of_an_organ_is_named(tmp_path: Path) -> None:
     assert [(f.where, f.found) for f in found] == [("P2", "none for spleen")]
 
 
-def test_masks_of_an_image_that_differ_in_a_number_are_those_of_readers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("GTV_1", "GTV_2"),
+        ("GTV_JS", "GTV_MK"),
+        ("Liver", "Liver AI"),
+        ("Left Kidney", "Kidney, left"),
+        ("CTV Dr Smith", "CTV Dr Jones"),
+        ("Parotid_L", "Parotid L new"),
+    ],
+)
+def test_masks_of_an_image_whose_names_share_a_word_may_be_those_of_readers(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
     for i in range(3):
         write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
-        for name in ("GTV_1", "GTV_2"):
+        for k, name in enumerate(names):
+            write_mask(tmp_path / "d" / f"P{i}/{k}", tmp_path / "d" / f"P{i}/CT", {name: 1})
+
+    with pytest.raises(DataError, match=f"each study has several SEG.*with {names[0]}; .*with {names[1]}"):
+        drafted(tmp_path)
+
+
+def test_the_seg_of_the_two_sides_are_joined(tmp_path: Path) -> None:
+    for i in range(3):
+        write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
+        for name in ("Left Kidney", "Kidney, right"):
+            write_mask(tmp_path / "d" / f"P{i}/{name[:4]}", tmp_path / "d" / f"P{i}/CT", {name: 1})
+
+    made, listing = drafted(tmp_path)
+
+    assert set(made.config.data.labels) == {"Left Kidney", "Kidney, right"}
+    assert all(c.problem is None for c in listing.cases)
+
+
+def test_one_corrected_mask_beside_the_original_excludes_its_study(tmp_path: Path) -> None:
+    for i in range(6):
+        write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
+        for name in ("GTV", "GTV corrected")[: 2 if i == 3 else 1]:
             write_mask(tmp_path / "d" / f"P{i}/{name}", tmp_path / "d" / f"P{i}/CT", {name: 1})
 
-    with pytest.raises(DataError, match=r"each study has several SEG.*with GTV_1; .*with GTV_2"):
-        drafted(tmp_path)
+    made, listing = drafted(tmp_path)
+
+    assert dict(made.config.data.labels) == {"GTV": 1}
+    assert sorted(c.name for c in listing.cases if c.problem is None) == ["P0", "P1", "P2", "P4", "P5"]
+    assert "2 masks are not used, such as P3__GTV, P3__GTV corrected" in " ".join(made.draft.remarks)
+
+
+def test_a_folder_that_is_named_mask_does_not_hide_the_seg_of_other_organs(tmp_path: Path) -> None:
+    for i in range(3):
+        write_organs(tmp_path / "d" / f"P{i}", i, ("liver_mask", "spleen"))
+
+    made, listing = drafted(tmp_path)
+
+    assert sorted(made.config.data.labels) == ["liver", "spleen"]
+    assert [len(c.mask.paths) for c in listing.cases if c.mask] == [2, 2, 2]
+
+
+def test_labels_of_masks_on_different_series_are_named_as_missing(tmp_path: Path) -> None:
+    for i in range(3):
+        for name, description in (("prostate", "T2"), ("lesion", "ADC")):
+            write_series(tmp_path / "d" / f"P{i}/{description}", 100 * len(name) + i, description)
+            write_mask(tmp_path / "d" / f"P{i}/{name}", tmp_path / "d" / f"P{i}/{description}", {name: 1})
+
+    made, _ = drafted(tmp_path)
+
+    assert any("masks have no file or segment for a label" in r for r in made.draft.remarks)
+
+
+def test_init_reads_a_table_with_several_masks_in_a_cell_as_it_is(tmp_path: Path) -> None:
+    for i in range(3):
+        write_organs(tmp_path / "d" / f"P{i}", i)
+    rows = [
+        f"c{i},{'test' if i == 2 else 'train'},P{i}/CT,P{i}/liver/liver.dcm; P{i}/spleen/spleen.dcm" for i in range(3)
+    ]
+    (tmp_path / "d" / "cases.csv").write_text("\n".join(["case,split,CT,mask", *rows]))
+
+    made, listing = drafted(tmp_path)
+
+    assert sorted(made.config.data.labels) == ["liver", "spleen"]
+    assert [c.name for c in listing.cases if c.problem is None] == ["c0", "c1"]
 
 
 def test_a_table_lists_several_masks_of_a_case_in_one_cell(tmp_path: Path) -> None:

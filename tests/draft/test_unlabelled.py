@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medhybrid.errors import DataError
 from medhybrid.steps.init import Initialised, init_study
 from tests.synthetic import blob_case, save_nifti
 
@@ -35,7 +36,8 @@ def drafted(root: Path, masks: list[np.ndarray], names: Mapping[str, str] | None
 
 
 @pytest.mark.parametrize(
-    "word", ["unlabelled", "Unlabeled", "not_annotated", "no label", "void", "Unknown", "ignore_label"]
+    "word",
+    ["unlabelled", "Unlabeled", "not-annotated", "no label", "void", "Unknown region", "ignore_label", "don’t care"],
 )
 def test_words_for_no_label_give_the_ignore_value(word: str, tmp_path: Path) -> None:
     made = drafted(tmp_path, [scribbled({0: 9, 1: 5, 2: 4}, 3)] * 3, {**NAMES, "3": word})
@@ -62,7 +64,7 @@ def test_the_unnamed_value_of_most_voxels_beside_scribbles_is_no_label(rest: int
     assert not any("in each corner" in r for r in made.draft.remarks)
 
 
-@pytest.mark.parametrize("rest", ["", "3 unlabelled"])
+@pytest.mark.parametrize("rest", ["", "3 unlabelled", "3 Unlabeled", "3 void", "3 don't care"])
 def test_voxels_without_a_label_are_known_by_a_list_of_names(rest: str, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "labels.txt").write_text(f"0 background\n1 atrium\n2 ventricle\n{rest}\n")
@@ -98,6 +100,45 @@ def test_a_value_that_may_be_a_structure_stays_a_label(
     if names is None:
         assert any("the value 3 has most voxels of the masks" in r for r in made.draft.remarks)
     assert set(made.config.data.labels.values()) >= {int(v) for m in masks for v in np.unique(m)} - {0}
+
+
+def test_255_stays_a_label_where_it_has_a_name_or_masks_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "named" / "d").mkdir(parents=True)
+    (tmp_path / "named" / "d" / "labels.csv").write_text("value,name\n1,left lung\n2,right lung\n255,trachea\n")
+    named = drafted(tmp_path / "named", [scribbled({255: 9, 1: 9, 2: 4}, 0)] * 3, None)
+    masks = [scribbled({1: 9, 2: 4}, 0)] * 3 + [scribbled({255: 9}, 0)] * 3
+    apart = drafted(tmp_path / "apart", masks, NAMES)
+
+    assert dict(named.config.data.labels) == {"left lung": 1, "right lung": 2, "trachea": 255}
+    assert (apart.config.data.ignore_value, named.config.data.ignore_value) == (None, None)
+    assert 255 in apart.config.data.labels.values()
+
+
+def test_the_names_of_a_list_count_from_0_if_the_first_is_no_label(tmp_path: Path) -> None:
+    pairs = [{"image": f"imagesTr/p{i}.nii.gz", "label": f"labelsTr/p{i}.nii.gz"} for i in range(3)]
+    for i in range(3):
+        save_nifti(tmp_path / "d" / "imagesTr" / f"p{i}.nii.gz", blob_case(i, SHAPE)[0])
+        save_nifti(tmp_path / "d" / "labelsTr" / f"p{i}.nii.gz", scribbled({1: 9, 2: 8}, 0))
+    about = {"modality": {"0": "MRI"}, "labels": ["Unknown", "a", "b"], "training": pairs}
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps(about))
+
+    data = init_study(tmp_path / "d", tmp_path / "study.yaml").config.data
+
+    assert (dict(data.labels), data.ignore_value) == ({"a": 1, "b": 2}, None)
+
+
+@pytest.mark.parametrize(("word", "is_named"), [("CSF", True), ("background", False), ("non-brain", False)])
+def test_a_structure_with_the_value_0_is_named(word: str, is_named: bool, tmp_path: Path) -> None:
+    made = drafted(tmp_path, [scribbled({1: 9, 2: 8}, 0)] * 3, {**NAMES, "0": word})
+
+    assert any(f"gives 0 the name {word}" in r for r in made.draft.remarks) is is_named
+
+
+def test_scribbles_of_the_background_with_another_value_than_0_are_refused(tmp_path: Path) -> None:
+    names = {"0": "unlabelled", "1": "background scribble", "2": "liver"}
+
+    with pytest.raises(DataError, match="the background has the value 1"):
+        drafted(tmp_path, [scribbled({1: 9, 2: 8}, 0)] * 3, names)
 
 
 def test_masks_of_0_and_255_with_a_name_for_1_keep_their_label(tmp_path: Path) -> None:

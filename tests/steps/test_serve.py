@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -25,13 +26,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 import medhybrid
-from medhybrid.errors import ConfigError, DataError
+from medhybrid.errors import ConfigError, DataError, OutputError
 from medhybrid.runs.models import load_model
 from medhybrid.steps.import_nnunet import import_nnunet
 from medhybrid.steps.models import models as list_models
 from medhybrid.steps.predict import predict
 from medhybrid.steps.serve import Jobs, RefusedError, ServeOptions
-from medhybrid.steps.serve_http import make_app, run_server
+from medhybrid.steps.serve_http import check_start, make_app
 from tests.inference.nnunet.recorded_model import write_recorded
 from tests.patience import wait_until
 from tests.servers import free_port
@@ -136,9 +137,38 @@ def test_a_token_is_needed(path: str, client: TestClient) -> None:
     assert client.get("/health", headers={"Authorization": ""}).json()["status"] == "ok"
 
 
-def test_other_computers_need_a_token(client: TestClient) -> None:
+def test_other_computers_need_a_token(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can be reached from other computers"):
-        run_server(client.app, host="0.0.0.0", port=1, token="")  # type: ignore[arg-type]
+        check_start(jobs_of(place, tmp_path / "other"), host="0.0.0.0", token="")
+
+
+def test_a_second_service_on_the_same_folder_does_not_start(client: TestClient, place: Path, tmp_path: Path) -> None:
+    wait_until((tmp_path / "spool" / "unpacked").is_dir, "the first service runs")
+    with pytest.raises(OutputError, match="another service uses"):
+        check_start(jobs_of(place, tmp_path / "spool"), host="127.0.0.1", token="")
+
+
+def test_scans_that_a_killed_service_unpacked_are_removed(place: Path, tmp_path: Path) -> None:
+    left = tmp_path / "spool" / "unpacked" / "medhybrid-x" / "DOE^JANE.dcm"
+    jobs = jobs_of(place, tmp_path / "spool")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"patient")
+    with TestClient(make_app(jobs, {})):
+        wait_until(lambda: not left.exists(), "the scan is removed")
+
+
+def test_archives_are_unpacked_in_the_folder_of_the_service(
+    place: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    make = tempfile.mkdtemp
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **given: made.append(make(**given)) or made[-1])
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(scan, scan.name)
+    with TestClient(make_app(jobs_of(place, tmp_path / "spool"), {})) as client:
+        assert ended(client, submit(client, tmp_path / "scans.zip"))["state"] == "done"
+    assert [Path(p).parent for p in made if "medhybrid-" in p] == [tmp_path / "spool" / "unpacked"]
+    assert not list((tmp_path / "spool" / "unpacked").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def cell_of(paths: Sequence[Path]) -> str:
 
 
 def files_of_cell(cell: str, locate: Callable[[str], Path]) -> Files:
-    """Return the files of a mask from the cell of a table: a file, a folder, a pattern, or several files with `;` between them.
+    """Return the files of a mask from the cell of a table: a file, a folder, or several DICOM files with `;` between.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def files_of_cell(cell: str, locate: Callable[[str], Path]) -> Files:
         Function that returns the path of a file from its text.
     """
     paths = tuple(locate(text.strip()) for text in cell.split(SEPARATOR) if text.strip())
-    is_list = len(paths) > 1 and not locate(cell).exists() and all(p.is_file() for p in paths)
+    are_files = all(p.is_file() and not IMAGE_SUFFIX.search(p.name) for p in paths)
+    is_list = len(paths) > 1 and are_files and not locate(cell).exists()
     return Files(paths) if is_list else files_of_mask(locate(cell))
 
 

@@ -91,7 +91,9 @@ def plan_values(model: Model) -> dict[str, Any]:
 def inference_of(model: Model) -> dict[str, Any]:
     """Return the config with which MONAI runs the bundle."""
     plan, config = model.plan, model.record.inference
-    first = "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii.gz')))"
+    first = (
+        "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii.gz')) + glob.glob(os.path.join(@dataset_dir, '*.nii')))"
+    )
     several = (
         "$[[p.replace('_0000.nii.gz', '_%04d.nii.gz' % i) for i in range(@n_channels)] "
         "for p in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000.nii.gz')))]"

@@ -110,12 +110,15 @@ def _on_scan(cropped: NDArray[Value], prepared: NnUNetImage, *, outside: int = 0
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Return the starts of nnU-Net's windows: at most a step of a window without its overlap apart, evenly spaced."""
+    """Return the starts of nnU-Net's windows: at most a step of a window without its overlap apart, evenly spaced.
+
+    nnU-Net computes some windows of one slice twice, which does not change their mean.
+    """
     n = int(np.ceil((length - window) / (window * (1 - overlap)))) + 1
     if n <= 1:
         return [0]
     step = (length - window) / (n - 1)
-    return [int(np.round(step * i)) for i in range(n)]
+    return list(dict.fromkeys(int(np.round(step * i)) for i in range(n)))
 
 
 def blending_weights(window: Sequence[int]) -> Tensor:

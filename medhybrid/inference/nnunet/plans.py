@@ -35,6 +35,9 @@ REORIENTING = ("NibabelIOWithReorient", "SimpleITKIOWithReorient")
 VOXEL_SIZES: dict[str, VoxelSize] = {"NaturalImage2DIO": "pixels", "Tiff3DIO": "beside"}
 """Readers of nnU-Net that do not take the voxel size from the image; see `NnUNetRules`."""
 
+READERS = ("", "SimpleITKIO", "NibabelIO", *REORIENTING, *VOXEL_SIZES)
+"""Readers of nnU-Net; plans without one have the first."""
+
 KNOWN = {
     "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage",
     "n_conv_per_stage_decoder", "conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs", "nonlin",
@@ -319,6 +322,12 @@ def rules_of(
         except (ValidationError, IndexError) as error:
             raise _unusable("normalization_schemes", "schemes of nnU-Net", scheme) from error
     reader = str(plans.whole.get("image_reader_writer", ""))
+    if orientation == "auto" and reader not in READERS:
+        raise ModelError(
+            f"plans.json names the image reader {ascii(reader)[:60]}, which is not one of nnU-Net's",
+            expected=", ".join(READERS[1:]),
+            remedy="if it keeps the axes of the file, import with --orientation stored; if it turns images to RAS, with RAS",
+        )
     turns = orientation == "RAS" or (orientation == "auto" and reader in REORIENTING)
     return NnUNetRules(
         configuration=plans.configuration,

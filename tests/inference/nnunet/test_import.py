@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -295,6 +296,23 @@ def test_the_command_imports_and_names_the_next_one(
     assert f"--model {tmp_path / 'model'}" in capsys.readouterr().out.replace("\n", "")
     assert main(["import", "monai", str(recorded.folder), "--out", str(tmp_path / "other")]) == 2
     assert "nnunet" in capsys.readouterr().err
+
+
+def test_the_next_command_can_be_pasted_whatever_the_folder_is_called(
+    recorded: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "o'ü $(touch x)"
+    assert main(["import", "nnunet", str(recorded.folder), "--out", str(place)]) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    words = shlex.split(said[said.index("medhybrid predict") :])
+    assert words[words.index("--model") + 1].replace(" ", "") == str(place).replace(" ", "")
+
+
+def test_a_reader_of_others_needs_the_orientation(recorded: Recorded, tmp_path: Path) -> None:
+    change(recorded.folder / "plans.json", lambda plans: plans.update({"image_reader_writer": "ReaderThatFlips"}))
+    with pytest.raises(ModelError, match=r"image reader 'ReaderThatFlips'.*--orientation stored"):
+        import_nnunet(recorded.folder, out=tmp_path / "model")
+    assert import_nnunet(recorded.folder, out=tmp_path / "model", orientation="stored").is_dir()
 
 
 def test_an_edited_record_of_an_imported_model_is_refused(recorded: Recorded, tmp_path: Path) -> None:

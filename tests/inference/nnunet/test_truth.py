@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import medhybrid
-from medhybrid.inference.nnunet.model import NnUNetModel
+from medhybrid.inference.nnunet.model import NnUNetModel, window_starts
 from medhybrid.inference.nnunet.prepare import grid_for_nnunet
 from medhybrid.inference.nnunet.rules import Channel, NnUNetRules, Resampling, VoxelSize
 from medhybrid.inference.rows import gather
@@ -74,6 +74,40 @@ def test_the_memory_is_estimated_for_the_image_that_the_network_gets(kind: str, 
     model = medhybrid.load_model(import_nnunet(recorded.folder, out=tmp_path / "model"), device="cpu")
     scan = medhybrid.read_scan(recorded.images / "case0_0000.nii.gz")
     assert model.network_shape(scan) == model.prepare(scan).image.shape[1:]
+
+
+def test_slices_along_any_axis_have_the_mask_of_the_turned_scan(tmp_path: Path) -> None:
+    """Turn the recorded model from one slice axis to another, and the scan with it."""
+    recorded = write_recorded("slices", tmp_path / "theirs")
+    scans = [medhybrid.read_scan(p) for p in sorted(recorded.images.glob("case0_*"))]
+    first = np.concatenate([s.array for s in scans])
+    plans = json.loads((recorded.folder / "plans.json").read_text())
+    forward = plans["transpose_forward"]
+    network_view = np.transpose(
+        first.transpose(0, 3, 2, 1), [0, *(a + 1 for a in forward)]
+    )  # nnU-Net's arrays are (Z, Y, X)
+    plain = imported(recorded.folder, tmp_path / "plain")
+    before = scans[0].grid.spacing_mm[::-1]
+    expected = None
+    for i, other in enumerate(([0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])):
+        changed = {"transpose_forward": other, "transpose_backward": np.argsort(other).tolist()}
+        (recorded.folder / "plans.json").write_text(json.dumps(plans | changed))
+        model = imported(recorded.folder, tmp_path / f"model{i}")
+        array = np.transpose(network_view, [0, *(a + 1 for a in np.argsort(other))]).transpose(0, 3, 2, 1)
+        spacing = [[before[a] for a in forward][k] for k in np.argsort(other)][::-1]
+        scan = medhybrid.Scan(array, np.diag([*spacing, 1.0]), scans[0].source, "case0", plain.plan.channels)
+        mask = np.transpose(model.predict(scan).T, other)
+        expected = mask if expected is None else expected
+        assert len(np.unique(mask)) > 1
+        np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize(("length", "window"), [(12, 1), (5, 1), (1, 1), (9, 2), (30, 16), (16, 16), (40, 12)])
+def test_windows_start_once_and_cover_the_axis(length: int, window: int) -> None:
+    starts = window_starts(length, window, 0.5)
+
+    assert starts == sorted(set(starts))
+    assert {v for s in starts for v in range(s, s + window)} == set(range(length))
 
 
 def test_a_scan_in_other_axes_is_turned_for_a_reader_that_turns(tmp_path: Path) -> None:
