@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from medhybrid.config.base import Frozen, mode_text
 from medhybrid.config.data import DataConfig, ScansConfig
+
+Length = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class PrepareConfig(Frozen):
@@ -23,8 +26,10 @@ class PrepareConfig(Frozen):
         "prepared",
         description="Folder or URL (s3://...) of prepared datasets. Each study has a subfolder with its name.",
     )
-    spacing_mm: tuple[float, float, float] | None = Field(None, description="Voxel spacing of the network's grid.")
-    patch_size: tuple[int, int, int] | None = Field(None, description="Patch size in voxels of the network's grid.")
+    spacing_mm: tuple[Length, Length, Length] | None = Field(None, description="Voxel spacing of the network's grid.")
+    patch_size: tuple[Count, Count, Count] | None = Field(
+        None, description="Patch size in voxels of the network's grid."
+    )
     batch_size: int | None = Field(None, ge=1, description="Patches per training step.")
     max_patch_voxels: int | None = Field(
         None, ge=4_096, description="Largest patch, in voxels, that the plan chooses; null lets the budget decide."

@@ -108,8 +108,9 @@ def prepare_case(task: PrepareTask) -> Finding | None:
         scan = load_image(case, config.data, config.scans)
         mask = reference_labels(load_mask(case, scan, config.data, config.scans).array[0], config.data)
         mask, _ = keep_annotated(mask, config.data, case.annotated)
+        drawn = mask
         if config.data.beyond_scribbles == "background":
-            mask = fill_beyond(mask, scan.grid.spacing_mm)
+            mask = fill_beyond(drawn, scan.grid.spacing_mm)
         refuse_too_large(case.name, scan.grid, plan)
         prepared = prepare_image(scan.array, scan.grid, plan)
         labels = prepare_labels(mask, prepared, plan)
@@ -129,7 +130,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
             pictures=picture_hashes(prepared.turn.apply(scan.array)),
             context=read_context(scan, plan.context),
             reference_ml={n: float(counts[list(classes)].sum()) * ml for n, classes in structures.items()},
-            **measure_on_grid(mask, labels, prepared, plan, structures),
+            **measure_on_grid(drawn, labels, prepared, plan, structures),
             annotated=case.annotated,
             known_share=float(np.count_nonzero(mask != UNKNOWN) / mask.size),
             n_outliers=prepared.n_outliers,

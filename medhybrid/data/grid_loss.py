@@ -72,7 +72,9 @@ def grid_findings(record: CaseRecord, plan: Plan) -> list[Finding]:
         # half of the extent: for any position of the grid, a voxel is then completely inside
         thinnest = record.thinnest_mm.get(name, plan.spacing_mm)
         keeps = [min(a, b / 2) for a, b in zip(plan.spacing_mm, thinnest, strict=True)]
-        verb = "shrinks" if after else "vanishes"
+        if after:  # round structures lose more than their extent shows
+            keeps = [min(k, s / 2) for k, s in zip(keeps, plan.spacing_mm, strict=True)]
+        verb, effect = ("shrinks", "keeps more of it") if after else ("vanishes", "keeps it")
         findings.append(
             Finding(
                 code=f"label_{verb}",
@@ -81,7 +83,7 @@ def grid_findings(record: CaseRecord, plan: Plan) -> list[Finding]:
                 message=f"{name} {verb} on the network's grid",
                 expected=f"{before:.4g} ml, as in the mask",
                 found=f"{after:.4g} ml at {' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm",
-                remedy=f"prepare.spacing_mm=[{','.join(f'{k:g}' for k in keeps)}] keeps it",
+                remedy=f"prepare.spacing_mm=[{','.join(f'{k:g}' for k in keeps)}] {effect}",
             )
         )
     return findings

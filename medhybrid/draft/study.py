@@ -331,7 +331,7 @@ def _labels(names: JsonNames | None, samples: Samples, ignored: int | None) -> t
             shown = ", ".join(str(v) for v in unnamed[:8])
             remarks.append(f"values without a name in the masks: {shown}; they are added as labels")
         single = not named and len(unnamed) == 1
-        remarks += on_most_voxels(samples) if not named else []
+        remarks += on_most_voxels(samples) if not named and ignored is None else []
         if not named and not samples.n_objects and samples.may_number_objects:
             remarks.append(
                 "each mask has the values 1 to n, with another n in many: if they number objects of one kind, set one label "

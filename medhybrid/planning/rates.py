@@ -57,6 +57,10 @@ class Rates(BaseModel):
         return self.fixed_s + batch * (voxels * n_channels * self.voxel_ns * 1e-9 + flops * 1e-9 * self.gflop_s)
 
 
+LEAST_FIXED = 0.1
+"""Least part of the time of a step that does not depend on its size, and least part that does: without the first, smaller
+patches would seem to cost nothing."""
+
 TYPICAL = Rates(device="two CPU cores", fixed_s=0.02, voxel_ns=150, gflop_s=0.011)
 """Two cores of a server processor with bf16 arithmetic."""
 
@@ -105,27 +109,23 @@ class _RandomCase:
 
 
 def measure_rates(config: StudyConfig, plan: Plan) -> Rates:
-    """Measure the rates of the config's device with patches of a plan and with smaller ones, for some seconds each."""
-    large = plan.patch_size
-    small = _halved(plan)
+    """Measure the rates of the config's device with steps of a plan and with smaller ones, for some seconds each."""
     network = config_of_network(config.network, plan)
-    times = [
-        _time_steps(config, plan.model_copy(update={"patch_size": patch})) for patch in dict.fromkeys((large, small))
-    ]
-    n_channels, batch = len(plan.channels), plan.batch_size
-    voxels = batch * int(np.prod(large))
-    voxel_ns = times[0].reading_s / (voxels * n_channels) * 1e9
-    gflops = [
-        batch * cost_of(network, n_channels, plan.n_labels, patch, plan.strides, plan.kernels).flops * 1e-9
-        for patch in dict.fromkeys((large, small))
-    ]
-    fixed = 0.0
-    slope = times[0].network_s / gflops[0]
-    if len(times) == 2 and times[0].network_s > times[1].network_s:
-        slope = (times[0].network_s - times[1].network_s) / (gflops[0] - gflops[1])
-        fixed = times[0].network_s - slope * gflops[0]
-        if fixed < 0:
-            fixed, slope = 0.0, times[0].network_s / gflops[0]
+    n_channels = len(plan.channels)
+
+    def gflop(of: Plan) -> float:
+        cost = cost_of(network, n_channels, of.n_labels, of.patch_size, of.strides, of.kernels)
+        return of.batch_size * cost.flops * 1e-9
+
+    plans = [plan, *([small] if (small := _smaller(plan)) != plan else [])]
+    times = [_time_steps(config, of) for of in plans]
+    voxel_ns = times[0].reading_s / (plan.batch_size * int(np.prod(plan.patch_size)) * n_channels) * 1e9
+    fixed = least = LEAST_FIXED * times[-1].network_s
+    if len(plans) == 2:
+        slope = (times[0].network_s - times[1].network_s) / (gflop(plans[0]) - gflop(plans[1]))
+        # larger patches may cost more than in proportion, and other programs may have disturbed one of the two
+        fixed = min(max(times[0].network_s - slope * gflop(plan), least), (1 - LEAST_FIXED) * times[0].network_s)
+    slope = (times[0].network_s - fixed) / gflop(plan)
     return Rates(device=times[0].device, fixed_s=fixed, voxel_ns=voxel_ns, gflop_s=slope)
 
 
@@ -138,16 +138,16 @@ class _Times:
     device: str
 
 
-def _halved(plan: Plan) -> tuple[int, int, int]:
-    """Return a patch of half the size along the longest axis that keeps enough tokens; the same patch if no axis does."""
+def _smaller(plan: Plan) -> Plan:
+    """Return a plan with half of the patch along the longest axis that keeps enough tokens, otherwise half of the batch."""
     total = np.prod(np.array(plan.strides), axis=0)
     sizes = list(plan.patch_size)
     for axis in sorted(range(3), key=lambda a: -sizes[a]):
         half = sizes[axis] // 2 // int(total[axis]) * int(total[axis])
         if half >= MIN_TOKENS_PER_AXIS * int(total[axis]):
             sizes[axis] = half
-            break
-    return sizes[0], sizes[1], sizes[2]
+            return plan.model_copy(update={"patch_size": (sizes[0], sizes[1], sizes[2])})
+    return plan.model_copy(update={"batch_size": max(1, plan.batch_size // 2)})
 
 
 def _time_steps(config: StudyConfig, plan: Plan) -> _Times:

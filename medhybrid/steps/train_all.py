@@ -261,8 +261,10 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
 
 
 def _is_same_study(folder: Path, config: StudyConfig) -> bool:
-    """Return whether a run was trained with a config, ignoring paths and tracking."""
+    """Return whether a run was trained with a config, ignoring paths, tracking, and what the plan chose for the network."""
     then, now = run_config(folder), config
+    chosen = {key: None for key, value in now.network if value is None}
+    then = then.model_copy(update={"network": then.network.model_copy(update=chosen)})
     starts = [c.training.pretrained for c in (config_here(folder), now)]
     is_same_start = then.training.pretrained == now.training.pretrained or (
         all(starts) and Path(str(starts[0])).resolve() == Path(str(starts[1])).resolve()

@@ -97,6 +97,11 @@ def test_both_lengths_at_once_are_refused() -> None:
         ("network={token_width: 32, heads: 6}", "multiple of heads"),
         ("network={widths: [8, 16], blocks: [1]}", "one entry per stage"),
         ("data.channels=[{name: T1, optional: true}]", "must not be optional"),
+        ("prepare.spacing_mm=[0,1,1]", "spacing_mm.0: Input should be greater than 0"),
+        ("prepare.spacing_mm=[1,.nan,1]", "spacing_mm.1: Input should be a finite number"),
+        ("prepare.patch_size=[16,16,0]", "patch_size.2: Input should be greater than or equal to 1"),
+        ("training.max_minutes=.inf", "max_minutes: Input should be a finite number"),
+        ("training.peak_rate=.inf", "peak_rate: Input should be a finite number"),
     ],
 )
 def test_contradictory_values_are_refused(override: str, message: str) -> None:

@@ -19,7 +19,7 @@ from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference.ensemble import Ensemble
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.review.comparison import Setting, comparison_table
-from medhybrid.runs.resume import latest_run
+from medhybrid.runs.resume import latest_run, run_config
 from medhybrid.runs.run import Run
 from medhybrid.steps.cross_validate import CrossValidation
 from tests.brief import blank_pictures, in_this_process, small_program
@@ -134,6 +134,27 @@ def test_resume_by_config_skips_runs_of_a_cross_validation(crossed: tuple[StudyC
 
     with pytest.raises(ConfigError, match=r"no single run.*is part of cross-validation.*Repeat the command"):
         latest_run(config)
+
+
+def test_the_same_command_continues_with_a_network_that_the_plan_chose(tmp_path: Path) -> None:
+    write_study(tmp_path / "data", n_cases=4)
+    by_plan = [f"network.{key}=null" for key in ("widths", "blocks", "token_width", "depth", "heads", "head_width")]
+    config = small_config(tmp_path, *by_plan, "training.iterations=2", "data.splits=null", "data.n_folds=2")
+    medhybrid.preprocess(config)
+    first = medhybrid.cross_validate(config, folds=[0])
+    assert first is not None
+    (run,) = (t.run for t in first.trainings)
+    assert run_config(run.folder).network.widths is not None
+    before = (run.folder / "log.jsonl").read_bytes()
+
+    again = medhybrid.cross_validate(config)
+
+    assert again is not None
+    assert [t.name for t in again.trainings] == ["fold0-seed0", "fold1-seed0"]
+    assert (run.folder / "log.jsonl").read_bytes() == before
+    other = config.model_copy(update={"network": config.network.model_copy(update={"depth": 1})})
+    with pytest.raises(DataError, match="had another config in an earlier call"):
+        medhybrid.cross_validate(other)
 
 
 def test_a_name_used_for_another_config_is_refused(crossed: tuple[StudyConfig, CrossValidation]) -> None:
