@@ -56,6 +56,8 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 def _kind(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(arguments[0])
     if origin is typing.Literal:
         return " or ".join(f"`{a}`" for a in arguments)
     if origin in (typing.Union, types.UnionType):
