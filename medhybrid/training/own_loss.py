@@ -102,11 +102,19 @@ class OwnLoss:
         Raises
         ------
         TrainingError
-            If the result is not a scalar with a gradient.
+            If the function fails, or its result is not a scalar with a gradient.
         """
         known = target != UNKNOWN
         wanted = torch.where(known, target, 0) if regions is None else regions.targets(target)
-        value = self.function(logits.float(), wanted, known)
+        try:
+            value = self.function(logits.float(), wanted, known)
+        except (TypeError, ValueError, AttributeError, LookupError, NameError) as error:
+            raise TrainingError(
+                f"the loss {self.record.name} fails",
+                expected="a function of logits, target and known voxels, which returns a Tensor with one value",
+                found=f"{type(error).__name__}: {error}",
+                remedy="correct the function; docs/how-to/training-options.md has an example",
+            ) from error
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             gradient = ", without a gradient" if isinstance(value, Tensor) and not value.requires_grad else ""

@@ -13,7 +13,7 @@ from torch import Tensor
 from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.errors import ConfigError, TrainingError
 from medhybrid.networks.regions import RegionScores
-from medhybrid.training.own_loss import OwnLoss, OwnLossRecord, load_own_loss
+from medhybrid.training.own_loss import LossFunction, OwnLoss, OwnLossRecord, load_own_loss
 
 SOURCE = """
 def squares(logits, target, known):
@@ -62,6 +62,17 @@ def test_a_result_that_cannot_be_minimised_is_refused(value, found: str) -> None
 
     with pytest.raises(TrainingError, match=found):
         OwnLoss.of(lambda x, *_: value(x)).terms(logits, torch.zeros(1, 2, 2, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [(lambda logits: logits.mean(), "TypeError"), (lambda logits, target, known: logits.no_such(), "AttributeError")],
+)
+def test_a_function_that_fails_is_named_with_its_error(function: LossFunction, found: str) -> None:
+    with pytest.raises(TrainingError, match=rf"the loss .*lambda.* fails.*{found}"):
+        OwnLoss.of(function).terms(
+            torch.zeros(1, 2, 2, 2, 2, requires_grad=True), torch.zeros(1, 2, 2, 2, dtype=torch.int64)
+        )
 
 
 def test_a_file_is_loaded_by_path_and_recorded_by_name_and_hash(tmp_path: Path) -> None:
