@@ -156,7 +156,7 @@ def _labels_of(
                 found=ascii(number)[:60],
                 remedy=f"correct {path.name}",
             )
-        plain = plain_name(name)
+        plain = plain_name(name) if ignored is IGNORE else name.strip().casefold()
         is_other = plain in UNLABELLED and numbers is None and (bool(zero) or int(number) > 1)
         is_second = plain.startswith("background") and bool(zero) and zero[0] in NO_LABEL
         if (plain in BACKGROUND or is_second) and numbers is None and int(number) != 0 and not is_other:

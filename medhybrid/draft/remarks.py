@@ -61,7 +61,7 @@ def on_zero(names: JsonNames | None) -> tuple[str, ...]:
     if names is None or not names.zero:
         return ()
     return (
-        f"{printable_path(names.path.name)} gives 0 the name {names.zero}: medhybrid takes 0 for the background. If it is a "
+        f"{printable_path(names.path.name)} gives 0 the name {ascii(names.zero)[1:-1][:60]}: medhybrid takes 0 for the background. If it is a "
         "structure, save the masks with another value for it",
     )
 
