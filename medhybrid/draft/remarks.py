@@ -60,8 +60,9 @@ def on_zero(names: JsonNames | None) -> tuple[str, ...]:
     """Return a remark on a structure with the value 0, which counts as background."""
     if names is None or not names.zero:
         return ()
+    zero = ascii(names.zero)[1:-1][:60]
     return (
-        f"{printable_path(names.path.name)} gives 0 the name {ascii(names.zero)[1:-1][:60]}: medhybrid takes 0 for the background. If it is a "
+        f"{printable_path(names.path.name)} gives 0 the name {zero}: medhybrid takes 0 for the background. If it is a "
         "structure, save the masks with another value for it",
     )
 
