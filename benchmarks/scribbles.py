@@ -63,6 +63,7 @@ def train_and_score(name: str, root: Path, scribbles: str, minutes: float, seed:
         "minutes": minutes,
         "seed": seed,
         "ignore_value": config.data.ignore_value,
+        "beyond_scribbles": config.data.beyond_scribbles,
         "spacing_mm": plan.spacing_mm,
         "patch_size": plan.patch_size,
         "cases": len(cases),
