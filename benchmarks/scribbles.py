@@ -36,14 +36,16 @@ def link_dataset(root: Path, scribbles: str, out: Path) -> None:
             (out / name).symlink_to(path.resolve())
 
 
-def train_and_score(name: str, root: Path, scribbles: str, minutes: float, seed: int, work: Path) -> dict[str, Any]:
+def train_and_score(
+    name: str, root: Path, scribbles: str, minutes: float, seed: int, work: Path, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train on scribbles and return the record, with the Dice of each label against the masks."""
     link_dataset(root, scribbles, work / "dataset")
     study = work / f"{name}-{minutes:g}.yaml"
     if not study.exists():
         init_study(work / "dataset", study, name=name, minutes=minutes)
     places = [f"prepare.folder={work}/prepared", f"runs={work}/runs", "tracking.kind=none", f"training.seed={seed}"]
-    config = medhybrid.load_config(str(study), places)
+    config = medhybrid.load_config(str(study), [*places, *overrides])
     plan = medhybrid.preprocess(config).plan
     run = medhybrid.train(config)
     cases = PreparedDataset(Path(config.prepare.folder) / config.name).fold_for(config).validation
@@ -75,14 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="NAME=FOLDER")
+    parser.add_argument("overrides", nargs="*", help="settings that differ from those of init")
     parser.add_argument("--scribbles", default="scribblesTr", help="folder of scribbles in the dataset's folder")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--work", type=Path, default=Path("scribbles-work"))
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)
     name, _, root = chosen.dataset.partition("=")
     for seed in map(int, chosen.seeds.split(",")):
-        record = train_and_score(name, Path(root), chosen.scribbles, chosen.minutes, seed, chosen.work)
+        record = train_and_score(
+            name, Path(root), chosen.scribbles, chosen.minutes, seed, chosen.work, chosen.overrides
+        )
         with RESULTS.open("a") as out:
             out.write(json.dumps(record) + "\n")
         print(json.dumps(record), flush=True)

@@ -32,7 +32,7 @@ from medhybrid.scans.dicom.write import write_mr_series
 from tests.brief import InThisProcess, blank_pictures, in_this_process, small_program
 from tests.browser import needs_browser
 from tests.inference.nnunet.recorded_model import write_recorded
-from tests.synthetic import blob_case, save_nifti, small_values
+from tests.synthetic import blob_case, save_nifti, small_values, write_study
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PARTS = BENCHMARKS / "speed_parts"
@@ -573,6 +573,30 @@ def test_label_next_compares_ranked_scans_with_scans_at_random(
     assert len(record["ranked"]) == len(record["random"]) == 2
     assert not set(record["first"]) & {*record["ranked"], *record["random"]}
     assert not set(VALIDATION) & {*record["first"], *record["ranked"], *record["random"]}
+
+
+def test_scribbles_are_trained_alone_and_scored_against_the_masks(script: Load, results: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_study(root, n_cases=5)
+    listed = read_json(root / "dataset.json")
+    names = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "left", "4": "right"}}
+    (root / "dataset.json").write_text(json.dumps(listed | names))
+    for path in sorted((root / "labelsTr").iterdir()):
+        image = nib.load(path)
+        mask = np.asarray(image.dataobj)
+        known = np.zeros(mask.shape, bool)
+        known[::4, ::4] = True
+        save_nifti(root / "scribblesTr" / path.name, np.where(known, mask, 9), image.affine)
+    small = ["network.widths=[8,16]", "network.blocks=[1,1]", "network.depth=1", "prepare.patch_size=[16,16,8]"]
+    length = ["training.iterations=2", "training.max_minutes=null"]
+
+    script("scribbles").main([f"tiny={root}", "--work", str(tmp_path / "work"), *small, *length])
+
+    (record,) = [json.loads(line) for line in (results / "scribbles.jsonl").read_text().splitlines()]
+    assert (record["ignore_value"], record["beyond_scribbles"], record["cases"]) == (9, "background", 3)
+    assert {"dice", "dice.left", "dice.right"} <= record["scores"].keys()
+    linked = tmp_path / "work" / "dataset" / "labelsTr"
+    assert linked.resolve() == root / "scribblesTr"
 
 
 def test_practices_compares_settings_and_repeats_no_recorded_training(

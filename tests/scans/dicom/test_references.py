@@ -768,7 +768,7 @@ def test_structures_become_labels_by_name_or_pattern(structures: tuple[Path, Sca
     path, scan = structures
     chosen = config(segments={"lesion": "gtv*"}, other_segments="ignore", overlaps="last")
 
-    labels = read_label_map(path, scan, chosen, case="c")
+    labels = read_label_map([path], scan, chosen, case="c")
 
     inner = inside_ellipse(CENTRE, INNER)
     rim = inside_ellipse(CENTRE, (INNER[0] + 1, INNER[1] + 1))
@@ -792,7 +792,7 @@ def test_unknown_or_ambiguous_structures_are_refused(
     path, scan = structures
 
     with pytest.raises(DataError, match=message):
-        read_label_map(path, scan, config(**changes), case="c")
+        read_label_map([path], scan, config(**changes), case="c")
 
 
 # --- real files -----------------------------------------------------------------------------------------------------
