@@ -8,13 +8,17 @@ pauses in which they were printed, none longer than `LONGEST_PAUSE_S`. It takes 
 
 from __future__ import annotations
 
+import fcntl
 import html
 import os
+import pty
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +28,9 @@ COLUMNS, ROWS = 80, 30
 LONGEST_PAUSE_S = 2.0
 TYPING_S = 1.2
 """Time for which a command is shown before its first line."""
+
+BLANK = "\N{NO-BREAK SPACE}"
+"""Blanks of a table, which browsers would join."""
 
 WIDTH, HEIGHT, MARGIN = 8.4, 18, 14
 """Size of a character and margin, in pixels."""
@@ -47,7 +54,7 @@ class Line:
 
 def record(commands: Sequence[str], folder: Path) -> list[Line]:
     """Run commands in a folder and return what they print, with shortened pauses; raise if one fails."""
-    environment = os.environ | {"COLUMNS": str(COLUMNS), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"COLUMNS": str(COLUMNS), "NO_COLOR": "1", "TERM": "dumb"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     lines: list[Line] = []
     now = 0.0
@@ -55,24 +62,35 @@ def record(commands: Sequence[str], folder: Path) -> list[Line]:
         lines.append(Line(now, f"$ {command}", is_command=True))
         now += TYPING_S
         last = time.monotonic()
+        ours, theirs = pty.openpty()  # programs fit their tables to a terminal, not to a pipe
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         with subprocess.Popen(
-            command,
-            shell=True,
-            cwd=folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            command, shell=True, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
         ) as process:
-            assert process.stdout is not None
-            for printed in process.stdout:
+            os.close(theirs)
+            for printed in _lines(ours):
                 now += min(time.monotonic() - last, LONGEST_PAUSE_S)
                 last = time.monotonic()
-                lines.append(Line(now, printed.rstrip()))
+                if printed:  # progress is drawn on a line of its own, and removed
+                    lines.append(Line(now, printed))
+        os.close(ours)
         if process.returncode:
             raise SystemExit("\n".join(line.text for line in lines))
         now += LONGEST_PAUSE_S
     return lines
+
+
+def _lines(terminal: int) -> Iterator[str]:
+    """Yield the lines that are printed to a terminal; of a line that is drawn several times, the last state."""
+    rest = b""
+    while True:
+        try:
+            block = os.read(terminal, 65_536)
+        except OSError:  # the program has ended
+            return
+        *complete, rest = (rest + block).split(b"\n")
+        for line in complete:
+            yield line.decode(errors="replace").rstrip("\r ").rpartition("\r")[2].rstrip()
 
 
 def wrapped(lines: Sequence[Line]) -> list[Line]:
@@ -93,9 +111,8 @@ def svg_of(lines: Sequence[Line]) -> str:
         y = MARGIN + (number + 0.75) * HEIGHT
         colour = "#8fd18f" if row.is_command else "#e6e6e6"
         appears = f'<set attributeName="visibility" to="visible" begin="{row.seconds:.2f}s" fill="freeze"/>'
-        texts.append(
-            f'<text x="{MARGIN}" y="{y:g}" fill="{colour}" visibility="hidden">{html.escape(row.text)}{appears}</text>'
-        )
+        text = html.escape(row.text).replace(" ", BLANK)
+        texts.append(f'<text x="{MARGIN}" y="{y:g}" fill="{colour}" visibility="hidden">{text}{appears}</text>')
         if number >= ROWS:
             up = (number + 1 - ROWS) * HEIGHT
             scrolls.append(
@@ -107,7 +124,7 @@ def svg_of(lines: Sequence[Line]) -> str:
 <title>Terminal session: train on a folder, predict new scans, write a report</title>
 <rect width="100%" height="100%" rx="6" fill="#1e1e1e"/>
 <clipPath id="screen"><rect x="0" y="{MARGIN}" width="{width:g}" height="{ROWS * HEIGHT}"/></clipPath>
-<g clip-path="url(#screen)"><g xml:space="preserve" font-family="monospace" font-size="14">
+<g clip-path="url(#screen)"><g font-family="monospace" font-size="14">
 {newline.join(scrolls)}
 {newline.join(texts)}
 </g></g>
