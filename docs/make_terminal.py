@@ -87,6 +87,8 @@ def _lines(terminal: int) -> Iterator[str]:
         try:
             block = os.read(terminal, 65_536)
         except OSError:  # the program has ended
+            if rest:
+                yield rest.decode(errors="replace").rstrip("\r ")
             return
         *complete, rest = (rest + block).split(b"\n")
         for line in complete:

@@ -108,7 +108,7 @@ class DataConfig(Frozen):
     )
     beyond_scribbles: Literal["unknown", "background"] = Field(
         "unknown",
-        description="What voxels outside the box around all scribbles of a case are: `background` if the scribbles of the "
+        description="Label of voxels outside the box around all scribbles of a case: `background` if the scribbles of the "
         "background enclose all structures of a scan. The box is in the plane of thick slices.",
     )
     label_codes: dict[str, LabelCode] = Field(

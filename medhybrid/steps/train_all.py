@@ -261,7 +261,7 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
 
 
 def _is_same_study(folder: Path, config: StudyConfig) -> bool:
-    """Return whether a run was trained with a config, ignoring paths, tracking, and what the plan chose for the network."""
+    """Return whether a run was trained with a config, ignoring paths, tracking, and the plan's choices for the network."""
     then, now = run_config(folder), config
     chosen = {key: None for key, value in now.network if value is None}
     then = then.model_copy(update={"network": then.network.model_copy(update=chosen)})
