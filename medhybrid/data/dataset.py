@@ -109,8 +109,8 @@ def prepare_case(task: PrepareTask) -> Finding | None:
         mask = reference_labels(load_mask(case, scan, config.data, config.scans).array[0], config.data)
         mask, _ = keep_annotated(mask, config.data, case.annotated)
         drawn = mask
-        if config.data.beyond_scribbles == "background":
-            mask = fill_beyond(drawn, scan.grid.spacing_mm)
+        if config.data.beyond_scribbles == "background" and case.annotated is None:
+            mask = fill_beyond(drawn, scan.grid.spacing_mm, plan.n_labels)
         refuse_too_large(case.name, scan.grid, plan)
         prepared = prepare_image(scan.array, scan.grid, plan)
         labels = prepare_labels(mask, prepared, plan)

@@ -42,6 +42,9 @@ OUTSIDE_WORDS = frozenset(
 )
 """Words of names for the value 0 that name no structure."""
 
+OUTSIDE_FIRST = (["background"], ["clear"], ["normal"], ["healthy"])
+"""First words of such names in a list."""
+
 
 @dataclass(frozen=True, slots=True)
 class JsonNames:
@@ -192,7 +195,9 @@ def _unique(name: str, taken: dict[str, Any]) -> str:
 
 
 def _is_background(first: list[Any]) -> bool:
-    return bool(first) and plain_name(str(first[0])) in (*BACKGROUND, *NO_LABEL)
+    """Return whether the first name of a list is that of the value 0: of the background, or of voxels without a label."""
+    name = plain_name(str(first[0])) if first else "other"
+    return name in OUTSIDE_WORDS - {"other", "others", "rest"} | {*IGNORE} or name.split()[:1] in OUTSIDE_FIRST
 
 
 def _is_number(value: Any) -> bool:

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medhybrid.data.fingerprint import UNKNOWN
 
 THICK = 2.0
 """Slices thicker than this, in pixels, were drawn on one by one: the box is that of the plane."""
 
+STROKE, MAX_DENSE = 5, 0.1
+"""Width in voxels of squares of known voxels, and the largest share of known voxels in their centres. Above it, areas were
+annotated in place of strokes, and structures may lie outside of them."""
+
 Box = tuple[slice, slice, slice]
 
 
-def fill_beyond(labels: NDArray[np.uint8], spacing_mm: tuple[float, ...]) -> NDArray[np.uint8]:
+def fill_beyond(labels: NDArray[np.uint8], spacing_mm: tuple[float, ...], n_labels: int) -> NDArray[np.uint8]:
     """Return labels (X, Y, Z) with background beyond the scribbles, if those of the background enclose the structures.
 
-    Beyond is outside the box around all voxels of known label, in thick slices in their plane only. Other labels are returned
-    unchanged.
+    Beyond is outside the box around all voxels of known label; of thick slices, in the plane of those with scribbles only.
+    Labels are returned unchanged if a label has no scribble, or areas were annotated in place of scribbles.
     """
     known = labels != UNKNOWN
-    if not encloses(known, known & (labels > 0), spacing_mm):
+    present = np.bincount(labels[known], minlength=n_labels + 1)[1 : n_labels + 1]
+    if not present.all() or not encloses(known, known & (labels > 0), spacing_mm) or not are_thin(known):
         return labels
-    filled = np.where(known, labels, np.uint8(0))
-    box = _box(known, spacing_mm)
-    filled[box] = labels[box]
-    return filled
+    plane = tuple(_plane(labels.shape, spacing_mm))
+    beyond = np.zeros(labels.shape, bool) | known.any(axis=plane, keepdims=True)  # slices with a scribble
+    beyond[_box(known, spacing_mm)] = False
+    return np.where(beyond, np.uint8(0), labels)
+
+
+def are_thin(known: NDArray[np.bool_]) -> bool:
+    """Return whether known voxels (X, Y, Z) are strokes: hardly any lies within a square of known voxels along two axes."""
+    for across in range(3):
+        size = [STROKE] * 3
+        size[across] = 1
+        if all(n >= s for n, s in zip(known.shape, size, strict=True)):
+            inside = ndimage.binary_erosion(known, np.ones(size, bool))
+            if inside.sum() > MAX_DENSE * known.sum():
+                return False
+    return True
 
 
 def encloses(known: NDArray[np.bool_], structures: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> bool:

@@ -51,7 +51,7 @@ class Draft:
     ignore_value : int, optional
         Value of voxels whose label is unknown.
     are_enclosed : bool
-        Whether scribbles of the background enclose those of the structures.
+        Whether scribbles of the background enclose those of several labels.
     is_colour : bool
         Whether the images are files with red, green and blue.
     remarks : tuple of str

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.json_names import BACKGROUND, UNLABELLED, plain_name
 from medhybrid.draft.words import words_of
-from medhybrid.errors import MedHybridError
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.names import printable_path
 from medhybrid.tables import decode_text, read_table
 
 ITK_SNAP = re.compile(r'^\s*(\d+)(?:\s+\d+){3}\s+[\d.]+\s+[01]\s+[01]\s+"(.+)"\s*$', re.MULTILINE)
@@ -69,21 +70,37 @@ MAX_LINE = 200
 def label_names(root: Path, values: Collection[int]) -> tuple[dict[str, int], str]:
     """Return the names of label values in the first file below a folder that names all of them, and the file's name.
 
-    Both are empty without such a file.
+    Both are empty without such a file. `DataError` is raised if the only such file gives the background another value than 0.
 
     Parameters
     ----------
     values : collection of int
         Values of the masks, without background.
     """
+    wrong: DataError | None = None
     for path in _files(root):
         with suppress(MedHybridError, OSError, UnicodeError, ValueError, TypeError, RecursionError):
-            named = {n: v for v, n in _read(path).items() if v and n and not _is_background(n)}
+            whole = {n: v for v, n in _read(path).items() if v and n}
+            named = {n: v for n, v in whole.items() if not _is_background(n)}
             if _are_cases(named, root):
                 continue
             if named and set(values) <= set(named.values()) and len(set(named.values())) == len(named):
                 return {n: v for n, v in named.items() if v in values}, path.name
+            if named and set(values) <= set(whole.values()):
+                wrong = wrong or _wrong_background(path, whole)
+    if wrong is not None:
+        raise wrong
     return {}, ""
+
+
+def _wrong_background(path: Path, named: Mapping[str, int]) -> DataError:
+    """Return the error for a list in which the background has another value than 0, which the masks have."""
+    return DataError(
+        f"{printable_path(path.name)}: the background has another value than 0",
+        expected="0 for the background",
+        found=", ".join(f"{v}: {ascii(n)[1:-1]}" for n, v in list(named.items())[:5]),
+        remedy="save the masks with 0 for the background, and correct the list",
+    )
 
 
 def _is_background(name: str) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.draft.draft import DraftLabel
+from medhybrid.draft.observers import masks_alike, refuse_observers
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans.reader import read_label_scan
 
@@ -23,10 +23,6 @@ MIN_SHARED = 0.9
 
 MAX_MEASURED = 2
 """Number of cases in which masks with a file for each label are measured."""
-
-ALIKE = ((0.6, 0.05), (0.9, 0.01), (0.98, 0.0))
-"""Least Dice of two masks of the same label, with the least share of the smaller one that is outside the other, unlike in
-nested labels."""
 
 MAX_OBSERVERS = 8
 """Masks of more files are not compared: these are labels."""
@@ -70,11 +66,11 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
                     if len(files.names) <= MAX_OBSERVERS:
                         single[label] = array > 0
                     inside = array > 0 if inside is None or inside.shape != array.shape else inside | (array > 0)
-        alike.append(_masks_alike(single))
+        alike.append(masks_alike(single))
         if inside is not None:
             joint = inside
             combined |= {n for n, of in several.items() if of.shape == joint.shape and _are_equal(of, joint)}
-    _refuse_observers(alike)
+    refuse_observers(alike)
     if soft_files:
         name, path = next(iter(soft_files.items()))
         raise DataError(
@@ -106,29 +102,3 @@ def labels_by_name(cases: Sequence[Case], counts: dict[str, int]) -> tuple[tuple
 
 def _are_equal(mask: NDArray[np.bool_], others: NDArray[np.bool_]) -> bool:
     return bool((mask & others).sum() >= MIN_SHARED * max(mask.sum(), others.sum()))
-
-
-def _masks_alike(masks: Mapping[str, NDArray[np.bool_]]) -> dict[tuple[str, str], float]:
-    """Return the Dice of each two masks that may be of the same label: they differ little, and none is in the other."""
-    found = {}
-    for (a, one), (b, other) in combinations(masks.items(), 2):
-        if one.shape != other.shape:
-            continue
-        volumes, common = (int(one.sum()), int(other.sum())), int((one & other).sum())
-        dice, outside = 2 * common / sum(volumes), 1 - common / min(volumes)
-        if any(dice >= least and outside >= share for least, share in ALIKE):
-            found[a, b] = dice
-    return found
-
-
-def _refuse_observers(alike: Sequence[Mapping[tuple[str, str], float]]) -> None:
-    """Raise `DataError` if two masks are alike in each of some cases."""
-    if pairs := [p for p in alike[0] if all(p in of_case for of_case in alike)] if alike else []:
-        (a, b), dice = pairs[0], min(of_case[pairs[0]] for of_case in alike)
-        raise DataError(
-            "masks with a file for each label have the same label twice",
-            expected="masks of different labels",
-            found=f"{a} and {b} are nearly the same (Dice {dice:.2f}), as the masks of two observers",
-            remedy="list the masks of one observer, or of a consensus, in a table cases.csv with the columns case, mask and "
-            "one per channel",
-        )

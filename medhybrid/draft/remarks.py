@@ -14,6 +14,7 @@ from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.datalist import datalists_below
 from medhybrid.draft.pairs import Pair
 from medhybrid.draft.samples import Samples
+from medhybrid.draft.unlabelled import on_enclosed
 from medhybrid.draft.words import CT_WORDS, MR_WORDS, names_group
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
@@ -43,6 +44,11 @@ def on_modalities(cases: Sequence[Case], root: Path) -> list[str]:
         return []
     shown = ", ".join(f"{n} {s}" for s, n in several.items())
     return [f"the images are of several sequences by their names ({shown}): {ONE_CHANNEL}"]
+
+
+def on_background(samples: Samples, names: JsonNames | None, ignored: int | None) -> tuple[str, ...]:
+    """Return remarks on voxels that may be no background, or of which this is not known."""
+    return (*on_enclosed(samples, ignored), *on_corners(samples, ignored), *on_zero(names))
 
 
 def on_corners(samples: Samples, ignored: int | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medhybrid.data.even_sample import sample_step
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
-from medhybrid.data.scribbles import encloses
+from medhybrid.data.scribbles import are_thin, encloses
 from medhybrid.draft.places import Place, place_of
 from medhybrid.draft.segments import names_in_mask
 from medhybrid.draft.stand_ins import ChannelContents, contents_of
@@ -94,7 +94,7 @@ class Samples:
     in_corners : tuple of frozenset
         Values in the corners of the mask of each sampled case.
     enclosed : frozenset of str
-        Sampled cases in whose masks a box around the background encloses all values but the one of most voxels: see `encloses`.
+        Cases whose masks are scribbles, with those of the background around the others: see `encloses`.
     """
 
     images: tuple[SampledImage, ...]
@@ -226,7 +226,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         if n_voxels > MAX_VOXELS:
             break
         try:
-            mask, voxel_ml, place = _mask_of(case)
+            mask, voxel_ml, place, is_enclosed = _mask_of(case)
             image, arrays = _image_of(case)
             if image.kind == "raster":
                 _refuse_soft_edges(case, mask)
@@ -238,7 +238,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         contents += _contents_of(arrays, mask)
         places += place
         sizes[case.name] = mask.size * voxel_ml
-        enclosed |= {case.name} if _are_enclosed(mask, image.spacing_mm) else set()
+        enclosed |= {case.name} if is_enclosed else set()
         in_corners.append(
             frozenset(np.unique(mask[np.ix_(*([0, -1] for _ in mask.shape))]).astype(int).tolist() if mask.size else ())
         )
@@ -247,7 +247,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
             if number != 0 and float(number).is_integer():
                 volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
     others = [c for c in cases if c not in chosen]
-    n_more = _add_further_masks(others, volumes, sizes, places)
+    n_more = _add_further_masks(others, volumes, sizes, places, enclosed)
     if contents:
         contents += _further_contents(others)
     names = frozenset(case.name for case in chosen)
@@ -266,9 +266,13 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
 
 
 def _add_further_masks(
-    cases: Sequence[Case], volumes: dict[int, dict[str, float]], sizes: dict[str, float], places: list[Place]
+    cases: Sequence[Case],
+    volumes: dict[int, dict[str, float]],
+    sizes: dict[str, float],
+    places: list[Place],
+    enclosed: set[str],
 ) -> int:
-    """Add values, sizes and places of masks that are not sampled, up to `MAX_VOXELS` in all; return the number of masks."""
+    """Add facts of masks that are not sampled, up to `MAX_VOXELS` in all; return the number of masks."""
     n_voxels = n_read = 0
     for case in cases:
         if n_voxels > MAX_VOXELS:
@@ -276,7 +280,7 @@ def _add_further_masks(
         if case.mask is None:
             continue
         with suppress(MedHybridError, OSError, ValueError):  # such a case is reported when it is prepared
-            mask, voxel_ml, place = _mask_of(case)
+            mask, voxel_ml, place, is_enclosed = _mask_of(case)
             n_voxels += mask.size
             if is_raster(case.mask.paths[0]):
                 _refuse_soft_edges(case, mask)
@@ -285,6 +289,7 @@ def _add_further_masks(
             if len(numbers) > MAX_FURTHER_VALUES:
                 continue
             sizes[case.name] = mask.size * voxel_ml
+            enclosed |= {case.name} if is_enclosed else set()
             places += place
             for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
                 if number != 0 and float(number).is_integer():
@@ -375,15 +380,19 @@ def _are_enclosed(mask: NDArray[np.generic], spacing_mm: tuple[float, ...]) -> b
     if mask.ndim != 3 or len(values) < 3 or 2 * counts.max() < mask.size or values[np.argmax(counts)] == 0:
         return False
     known = mask != values[np.argmax(counts)]
-    return encloses(known, known & (mask != 0), spacing_mm)
+    return encloses(known, known & (mask != 0), spacing_mm) and are_thin(known)
 
 
-def _mask_of(case: Case) -> tuple[NDArray[np.generic], float, list[Place]]:
-    """Read the mask of a case; return it with the volume of a voxel in ml, and the place of its labels if it is a volume."""
+def _mask_of(case: Case) -> tuple[NDArray[np.generic], float, list[Place], bool]:
+    """Read the mask of a case.
+
+    It is returned with the volume of a voxel in ml, the place of its labels if it is a volume, and whether it has scribbles of
+    the background around those of structures.
+    """
     if case.mask is None:
-        return np.zeros(0, np.uint8), 0.0, []
+        return np.zeros(0, np.uint8), 0.0, [], False
     if len(case.mask.names) > 1 or names_in_mask(case.mask.paths[0]):  # its values differ between files
-        return np.zeros(0, np.uint8), 0.0, []
+        return np.zeros(0, np.uint8), 0.0, [], False
     scan = read_label_scan(case.mask.paths[0], case=case.name, part=case.mask.part)
     if len(scan.array) != 1:
         raise DataError(
@@ -408,4 +417,4 @@ def _mask_of(case: Case) -> tuple[NDArray[np.generic], float, list[Place]]:
             remedy="correct the mask, or remove the case",
         )
     place = None if scan.source.kind == "raster" else place_of(mask, scan.affine)
-    return mask, scan.grid.voxel_ml, [place] if place else []
+    return mask, scan.grid.voxel_ml, [place] if place else [], _are_enclosed(mask, scan.grid.spacing_mm)

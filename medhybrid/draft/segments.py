@@ -16,6 +16,7 @@ from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.data.load import load_image
+from medhybrid.draft.observers import masks_alike, refuse_observers
 from medhybrid.draft.places import Place, opposite_sides, place_of
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.dicom.references import Masks, read_masks, reference_kind, reference_names
@@ -74,22 +75,33 @@ def measure_segments(
         Segment to its median volume.
     sides : tuple of (str, str)
         Labels that always lie on opposite sides; see `opposite_sides`.
+
+    Raises
+    ------
+    DataError
+        If segments in different files of an image are nearly the same, as those of two readers.
     """
     known = {joined_words(n): n for n in labels}
     values = {n: v for v, n in enumerate(labels, start=1)}
     found: dict[str, list[float]] = {}
     places: list[Place] = []
+    alike: list[dict[tuple[str, str], float]] = []
     for case in cases[:: max(1, len(cases) // MAX_MEASURED)][:MAX_MEASURED]:
         with suppress(MedHybridError, OSError):
             image = load_image(case, config, ScansConfig())
             masks: Masks = {}
+            file_of: dict[str, Path] = {}
             for path in case.mask.paths if case.mask is not None else ():
-                masks |= read_masks(path, image, [n for n in reference_names(path) if joined_words(n) in known])
+                own = read_masks(path, image, [n for n in reference_names(path) if joined_words(n) in known])
+                masks, file_of = masks | own, file_of | dict.fromkeys(own, path)
+            if len(set(file_of.values())) > 1:
+                alike.append({p: dice for p, dice in masks_alike(masks).items() if file_of[p[0]] != file_of[p[1]]})
             joint = np.zeros(image.grid.shape, np.uint16)
             for name, mask in masks.items():
                 found.setdefault(known[joined_words(name)], []).append(float(mask.sum()) * image.grid.voxel_ml)
                 joint[mask] = values[known[joined_words(name)]]
             places += [place] if (place := place_of(joint, image.affine)) else []
+    refuse_observers(alike)
     volumes_ml = {name: float(np.median(volumes)) for name, volumes in found.items()}
     return volumes_ml, opposite_sides(places, {n: (v,) for n, v in values.items()})
 

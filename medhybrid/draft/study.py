@@ -33,14 +33,13 @@ from medhybrid.draft.refused_pairs import refuse_further_masks
 from medhybrid.draft.remarks import (
     check_objects,
     left_out,
-    on_corners,
+    on_background,
     on_folders,
     on_lists_below,
     on_modalities,
     on_partly,
     on_sides,
     on_sizes,
-    on_zero,
 )
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, measure_segments, on_missing
@@ -50,7 +49,12 @@ from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.draft.time_points import without_series
-from medhybrid.draft.unlabelled import are_enclosed, find_unlabelled, names_of_values, on_most_voxels
+from medhybrid.draft.unlabelled import (
+    find_unlabelled,
+    is_background_beyond,
+    names_of_values,
+    on_most_voxels,
+)
 from medhybrid.draft.words import is_mask_path
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
@@ -247,11 +251,10 @@ def _draft(
         subject_pattern=pattern,
         subject_reason=reason,
         ignore_value=ignored,
-        are_enclosed=are_enclosed(samples, ignored),
+        are_enclosed=is_background_beyond(samples, ignored),
         class_order=names.class_order if names else (),
         remarks=(
-            *on_corners(samples, ignored),
-            *on_zero(names),
+            *on_background(samples, names, ignored),
             *samples.remarks,
             *remarks,
             *lacked.remarks(channels),

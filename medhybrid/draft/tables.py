@@ -279,11 +279,11 @@ def _is_file(folder: Path, cell: str) -> bool:
 
 
 def _parts_of(folder: Path, cell: str) -> list[str]:
-    """Return the DICOM files of a cell that has several, with `;` between them; empty for any other cell."""
+    """Return the DICOM files or folders of a cell that has several, with `;` between; empty for any other cell."""
     parts = [t.strip() for t in cell.split(SEPARATOR) if t.strip()]
     is_one = len(parts) < 2 or os.path.exists(_path_of(folder, cell))
     return (
-        [] if is_one or not all(_path_of(folder, p).is_file() and not IMAGE_SUFFIX.search(p) for p in parts) else parts
+        [] if is_one or not all(_path_of(folder, p).exists() and not IMAGE_SUFFIX.search(p) for p in parts) else parts
     )
 
 

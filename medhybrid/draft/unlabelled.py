@@ -15,6 +15,9 @@ VOID = 255
 MOST = 0.5
 """Share of a scan above which an unnamed value is no structure, where background (0) has some of the others."""
 
+MIN_VALUES = 2
+"""Values of a mask without which it has one label: that of the label, and that of voxels without one."""
+
 LEAST, NEARLY_ALL = 1e-6, 0.9
 """Least share of the background in a mask; share of the masks in which both must hold."""
 
@@ -58,8 +61,33 @@ def names_of_values(root: Path, samples: Samples) -> tuple[dict[str, int], str, 
 
 
 def are_enclosed(samples: Samples, ignored: int | None) -> bool:
-    """Return whether scribbles of the background enclose those of structures in each sampled mask."""
-    return ignored is not None and len(samples.enclosed) == samples.n_read > 0 and _fills_scans(samples, ignored)
+    """Return whether scribbles of the background enclose those of structures in each mask, and no mask lacks a label."""
+    names = samples.sizes_ml.keys()
+    are_complete = all(names <= by_case.keys() for by_case in samples.volumes_ml.values())
+    return ignored is not None and are_complete and samples.enclosed == names and _fills_scans(samples, ignored)
+
+
+def is_background_beyond(samples: Samples, ignored: int | None) -> bool:
+    """Return whether voxels beyond the scribbles are drafted as background: scribbles of several labels are enclosed.
+
+    A single label may have several objects, such as lesions, of which some have no scribble.
+    """
+    return are_enclosed(samples, ignored) and len(samples.volumes_ml) > MIN_VALUES
+
+
+def on_enclosed(samples: Samples, ignored: int | None) -> tuple[str, ...]:
+    """Return a remark on `data.beyond_scribbles`, if scribbles of the background enclose the structures."""
+    if not are_enclosed(samples, ignored):
+        return ()
+    if is_background_beyond(samples, ignored):
+        return (
+            "voxels outside the box around all scribbles of a case are taken for background (data.beyond_scribbles): remove "
+            "this line if a scan has structures without a scribble",
+        )
+    return (
+        "the scribbles of the background enclose the label: if each of its objects has a scribble, "
+        "data.beyond_scribbles: background makes better use of them",
+    )
 
 
 def _is_beside(samples: Samples, value: int) -> bool:

@@ -232,13 +232,32 @@ def test_masks_of_an_image_whose_names_share_a_word_may_be_those_of_readers(
 def test_the_seg_of_the_two_sides_are_joined(tmp_path: Path) -> None:
     for i in range(3):
         write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
-        for name in ("Left Kidney", "Kidney, right"):
-            write_mask(tmp_path / "d" / f"P{i}/{name[:4]}", tmp_path / "d" / f"P{i}/CT", {name: 1})
+        scan = read_scan(tmp_path / "d" / f"P{i}/CT")
+        for name, values in zip(("Left Kidney", "Kidney, right"), organs(), strict=True):
+            (tmp_path / "d" / f"P{i}/{name[:4]}").mkdir()
+            write_seg(tmp_path / "d" / f"P{i}/{name[:4]}" / "seg.dcm", values, scan, SegInfo({name: 1}, "0"))
 
     made, listing = drafted(tmp_path)
 
     assert set(made.config.data.labels) == {"Left Kidney", "Kidney, right"}
     assert all(c.problem is None for c in listing.cases)
+
+
+@pytest.mark.parametrize("names", [("JS", "MK"), ("CTV L Smith", "CTV R Jones")])
+def test_masks_that_nearly_coincide_are_those_of_readers_whatever_their_names(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    for i in range(3):
+        write_series(tmp_path / "d" / f"P{i}/CT", i, "CT", modality="CT")
+        scan = read_scan(tmp_path / "d" / f"P{i}/CT")
+        for k, name in enumerate(names):
+            mask = np.zeros(SHAPE, np.uint8)
+            mask[2 + k : 8 + k, 3:9, 2:6] = 1
+            (tmp_path / "d" / f"P{i}/{k}").mkdir()
+            write_seg(tmp_path / "d" / f"P{i}/{k}" / "seg.dcm", mask, scan, SegInfo({name: 1}, "0"))
+
+    with pytest.raises(DataError, match=r"are nearly the same \(Dice 0\.83\), as the masks of two observers"):
+        drafted(tmp_path)
 
 
 def test_one_corrected_mask_beside_the_original_excludes_its_study(tmp_path: Path) -> None:
@@ -275,12 +294,11 @@ def test_labels_of_masks_on_different_series_are_named_as_missing(tmp_path: Path
     assert any("masks have no file or segment for a label" in r for r in made.draft.remarks)
 
 
-def test_init_reads_a_table_with_several_masks_in_a_cell_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cell", ["P{0}/liver/liver.dcm; P{0}/spleen/spleen.dcm", "P{0}/liver;P{0}/spleen"])
+def test_init_reads_a_table_with_several_masks_in_a_cell_as_it_is(cell: str, tmp_path: Path) -> None:
     for i in range(3):
         write_organs(tmp_path / "d" / f"P{i}", i)
-    rows = [
-        f"c{i},{'test' if i == 2 else 'train'},P{i}/CT,P{i}/liver/liver.dcm; P{i}/spleen/spleen.dcm" for i in range(3)
-    ]
+    rows = [f"c{i},{'test' if i == 2 else 'train'},P{i}/CT,{cell.format(i)}" for i in range(3)]
     (tmp_path / "d" / "cases.csv").write_text("\n".join(["case,split,CT,mask", *rows]))
 
     made, listing = drafted(tmp_path)

@@ -127,6 +127,26 @@ def test_the_names_of_a_list_count_from_0_if_the_first_is_no_label(tmp_path: Pat
     assert (dict(data.labels), data.ignore_value) == ({"a": 1, "b": 2}, None)
 
 
+@pytest.mark.parametrize("first", ["air", "Nothing", "Hintergrund", "Clear Label", "normal tissue", "bg"])
+def test_a_list_may_begin_with_other_words_for_the_background(first: str, tmp_path: Path) -> None:
+    drafted(tmp_path, [scribbled({1: 9, 2: 8}, 0)] * 3, NAMES)
+    about = json.loads((tmp_path / "d" / "dataset.json").read_text()) | {"labels": [first, "a", "b"]}
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps(about))
+
+    made = init_study(tmp_path / "d", tmp_path / "second.yaml")
+
+    assert dict(made.config.data.labels) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("text", ["0 unlabeled\n1 background\n2 a\n3 b\n", "0 x\n1 Background\n2 a\n3 b\n"])
+def test_a_list_in_which_the_background_is_not_0_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "labels.txt").write_text(text)
+
+    with pytest.raises(DataError, match=r"labels\.txt: the background has another value than 0"):
+        drafted(tmp_path, [scribbled({1: 9, 2: 8, 3: 7}, 0)] * 3, None)
+
+
 @pytest.mark.parametrize(("word", "is_named"), [("CSF", True), ("background", False), ("non-brain", False)])
 def test_a_structure_with_the_value_0_is_named(word: str, is_named: bool, tmp_path: Path) -> None:
     made = drafted(tmp_path, [scribbled({1: 9, 2: 8}, 0)] * 3, {**NAMES, "0": word})

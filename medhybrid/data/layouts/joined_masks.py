@@ -17,6 +17,9 @@ from medhybrid.scans.dicom.mask_owner import series_drawn_on
 from medhybrid.scans.dicom.references import KINDS, reference_kind, reference_names
 from medhybrid.scans.walk import visible_files
 
+MIN_PLURAL = 3
+"""Length of a word above which an `s` at its end may be that of a plural."""
+
 
 def join_masks(masks: Sequence[ScanEntry]) -> list[ScanEntry]:
     """Return masks, with the SEG, or the RTSTRUCT, that refer to the same series and have different segments as one entry.
@@ -55,9 +58,14 @@ def are_parts(paths: Sequence[Path]) -> bool:
 
 def _words(name: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return the words for a side in a name, and its other words without numbers."""
-    words = {w.casefold() for w in WORD.findall(name) if not w.isdecimal()}
+    words = {_singular(w.casefold()) for w in WORD.findall(name) if not w.isdecimal()}
     sides = {"left" for w in words & {*LEFT}} | {"right" for w in words & {*RIGHT}}
     return frozenset(sides), frozenset(words - {*LEFT, *RIGHT}) or frozenset({""})
+
+
+def _singular(word: str) -> str:
+    """Return a word in one spelling, without the `s` of a plural: `tumours` is `tumor`."""
+    return joined_words(word.removesuffix("s") if len(word) > MIN_PLURAL else word)[0]
 
 
 def _are_alike(a: tuple[frozenset[str], frozenset[str]], b: tuple[frozenset[str], frozenset[str]]) -> bool:

@@ -35,16 +35,17 @@ def cell_of(paths: Sequence[Path]) -> str:
 
 
 def files_of_cell(cell: str, locate: Callable[[str], Path]) -> Files:
-    """Return the files of a mask from the cell of a table: a file, a folder, or several DICOM files with `;` between.
+    """Return the files of a mask from the cell of a table: a file, a folder, or several of DICOM with `;` between.
 
     Parameters
     ----------
     locate : callable
         Function that returns the path of a file from its text.
     """
-    paths = tuple(locate(text.strip()) for text in cell.split(SEPARATOR) if text.strip())
+    parts = [locate(text.strip()) for text in cell.split(SEPARATOR) if text.strip()]
+    paths = tuple(f for p in parts for f in (visible_files(p) if p.is_dir() else [p]))
     are_files = all(p.is_file() and not IMAGE_SUFFIX.search(p.name) for p in paths)
-    is_list = len(paths) > 1 and are_files and not locate(cell).exists()
+    is_list = len(parts) > 1 and are_files and not locate(cell).exists()
     return Files(paths) if is_list else files_of_mask(locate(cell))
 
 
