@@ -106,3 +106,28 @@ def test_the_search_finds_a_wrong_command_option_and_key() -> None:
     assert OPTION.findall("use --devise cpu") == ["--devise"]
     assert "--devise" not in set().union(*OPTIONS.values())
     assert [has_key(k) for k in KEY.findall("set training.rate, or data.channels")] == [False, True]
+
+
+FOLDER_BEFORE = re.compile(r"(--(run|runs|model|config|out)|medhybrid (init|review|report|train)|pretrained=) ?$")
+"""End of a text after which a command has a file or folder."""
+
+
+def unquoted_folders(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and expression of each folder that is inserted into a command without quotation."""
+    for node in (n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr)):
+        for i, part in enumerate(node.values):
+            before = "".join(text_of(p) for p in node.values[:i])
+            is_folder = "medhybrid " in before and FOLDER_BEFORE.search(before)
+            if isinstance(part, ast.FormattedValue) and is_folder and "quote(" not in (of := ast.unparse(part.value)):
+                yield node.lineno, of
+
+
+def test_folders_in_commands_are_quoted_so_that_they_can_be_pasted() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}: {shown}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, shown in unquoted_folders(ast.parse(path.read_text()))
+    ]
+
+    assert found == []
+    assert list(unquoted_folders(ast.parse("f'next: medhybrid train --run {folder} now'"))) == [(1, "folder")]

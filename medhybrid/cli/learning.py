@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -95,8 +94,8 @@ def train(
         reporter.message(
             f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}"
         )
-        again = "" if own_loss is None else f" --own-loss {shlex.quote(own_loss)}"
-        reporter.message(f"continue with: medhybrid train --resume --run {result.folder}{again}")
+        again = "" if own_loss is None else f" --own-loss {quote(own_loss)}"
+        reporter.message(f"continue with: medhybrid train --resume --run {quote(str(result.folder))}{again}")
         return 130
     rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
     share = result.metrics.get("val/labelled_share")
@@ -131,7 +130,7 @@ def _study_of(config: str, arguments: list[str], minutes: float | None, reporter
             "train needs --config or the folder of a dataset",
             expected="a YAML file, a packaged config such as brain.yaml, or one folder of scans with masks",
             found="both" if config else ", ".join([*data, *unknown]) or "neither",
-            remedy=f"give the config as an option: medhybrid train --config {files[0]}"
+            remedy=f"give the config as an option: medhybrid train --config {quote(str(files[0]))}"
             if files
             else f"check the path: {unknown[0]} is not a folder"
             if unknown
@@ -194,7 +193,7 @@ def cross_validate(
     reporter.message(
         f"all cases: mean Dice{basis} {result.dice}, median {result.median:.4f}; results in {result.folder}"
     )
-    rules, models = result.rules, " ".join(f"--model {t.run.folder}" for t in result.trainings)
+    rules, models = result.rules, " ".join(f"--model {quote(str(t.run.folder))}" for t in result.trainings)
     chosen = ", ".join(
         [*(f"keep the largest of {n}" for n in rules.keep_largest), f"minimum volume {rules.min_component_ml:g} ml"]
     )
@@ -236,7 +235,7 @@ def pretrain(
             result = start(study, reporter=reporter)
     if result.is_interrupted:
         reporter.message(f"interrupted after step {result.n_steps}; the state is in {result.folder}")
-        reporter.message(f"continue with: medhybrid pretrain --resume --run {result.folder}")
+        reporter.message(f"continue with: medhybrid pretrain --resume --run {quote(str(result.folder))}")
         return 130
     rows = [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
     if rows:
@@ -245,7 +244,9 @@ def pretrain(
         reporter.message(
             "every scan was used for pretraining (training.fold=all), so the reconstruction is not measured"
         )
-    reporter.message(f"initialise a training from it: medhybrid train ... training.pretrained={result.folder}")
+    reporter.message(
+        f"initialise a training from it: medhybrid train ... training.pretrained={quote(str(result.folder))}"
+    )
     return 1 if result.left_out else 0
 
 
@@ -285,7 +286,7 @@ def tune(
     reporter.message(
         f"mean Dice{basis} {result.dice:.4f} on the inner validation split, best of {result.n_trials} trials: {result.folder}"
     )
-    reporter.message(f"train with it: medhybrid train --config {result.folder / 'best.yaml'}")
+    reporter.message(f"train with it: medhybrid train --config {quote(str(result.folder / 'best.yaml'))}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -159,7 +160,7 @@ def report(
             layout=layout,  # type: ignore[arg-type]
             reporter=reporter,
         )
-    reporter.message(f"{path}: open it in a browser, or medhybrid review {folder}")
+    reporter.message(f"{path}: open it in a browser, or medhybrid review {quote(str(folder))}")
     return 0
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from medhybrid.config import DataConfig
 from medhybrid.data.json_names import JsonNames, read_names
@@ -84,7 +85,7 @@ def refuse_other_dataset(config: DataConfig, cases: Sequence[Case]) -> list[Note
 def _remedy(found: _Difference, root: Path) -> str:
     lines = "\n".join(f"  {line}" for line in found.lines)
     change = f"in the config, section data, change\n{lines}\nor w" if found.lines else "w"
-    return f"{change}rite a config for this dataset: medhybrid init {printable_path(root)}"
+    return f"{change}rite a config for this dataset: medhybrid init {quote(printable_path(root))}"
 
 
 def _counts(root: Path, layout: str, cases: Sequence[Case]) -> list[int]:
@@ -226,5 +227,5 @@ def absent_labels_error(names: Sequence[str], config: DataConfig) -> DataError |
         ),
         remedy=f"in the config, section data, change\n  labels: {{{kept}}}"
         if kept
-        else f"write a config for this dataset: medhybrid init {printable_path(root)}",
+        else f"write a config for this dataset: medhybrid init {quote(printable_path(root))}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -107,7 +108,7 @@ def read_record(path: str | Path) -> tuple[Path, ModelRecord]:
         raise ModelError(
             f"{path} has no model" if folder.is_dir() else f"{path} does not exist",
             expected="a run folder, or a folder with model.json",
-            remedy=f"finish its training: medhybrid train --resume --run {path}"
+            remedy=f"finish its training: medhybrid train --resume --run {quote(str(path))}"
             if is_run
             else "give the folder of a finished run, below RUNS/STUDY/",
         )

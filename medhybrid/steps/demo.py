@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from shlex import quote
 
 from medhybrid.config import StudyConfig, load_config
 from medhybrid.errors import DataError
@@ -58,7 +59,7 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
     reporter.message(_length(config))
     run = train(config, reporter=reporter)
     if run.is_interrupted:
-        reporter.message(f"interrupted; continue with: medhybrid train --resume --run {run.folder}")
+        reporter.message(f"interrupted; continue with: medhybrid train --resume --run {quote(str(run.folder))}")
         return 130
     for line in run.verdict.lines if run.verdict is not None else ():
         reporter.message(line)
@@ -88,7 +89,7 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
         ["report, with a viewer", str(page)],
         ["figure of a typical case", str(picture)],
         ["run: model, figures, log", str(run.folder)],
-        ["review in the browser", f"medhybrid review --runs {folder / 'runs'}"],
+        ["review in the browser", f"medhybrid review --runs {quote(str(folder / 'runs'))}"],
         ["steps of the training", str(run.n_steps)],
         ["time", f"{(time.monotonic() - started) / 60:.1f} min"],
     ]

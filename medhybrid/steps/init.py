@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from medhybrid.config import StudyConfig, load_config
 from medhybrid.data.layouts import list_dataset
@@ -63,7 +64,7 @@ def init_study(
         raise OutputError(
             f"{printable_path(path)} exists",
             expected="a new file for the config",
-            remedy=f"train with it: medhybrid train --config {printable_path(path)}; "
+            remedy=f"train with it: medhybrid train --config {quote(printable_path(path))}; "
             "or write another one: medhybrid init DATA --out FILE",
         )
     root = draft.root

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import Tensor
@@ -80,7 +81,9 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
     kept = extend(run_config(folder), overrides)
     config = with_places(with_places_here(kept, folder), overrides)
     if config.data.labelled:
-        raise ConfigError(f"{folder} is not a run of pretrain", remedy=f"medhybrid train --resume --run {folder}")
+        raise ConfigError(
+            f"{folder} is not a run of pretrain", remedy=f"medhybrid train --resume --run {quote(str(folder))}"
+        )
     with in_use(config):
         setup = resolve_setup(config, choose_device(config.training.device))
         then = Plan.load(folder / "plan.json")
